@@ -1,0 +1,55 @@
+# culvert: what a developer or an operator types. `make help` lists it.
+SHELL := /bin/bash
+CARGO ?= cargo
+.DEFAULT_GOAL := all
+.PHONY: all help deps check test e2e demo interop kernel-peer bench bench-full fuzz soak loom miri install clean
+
+all: ## build everything in release mode
+	$(CARGO) build --release --workspace
+
+help: ## this list
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+deps: ## install the Debian packages that building and testing need
+	@deploy/install-deps.sh
+
+check: deps ## formatting, lints, import rules, unsafe rule
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	.ci/check-imports
+	.ci/check-unsafe
+
+test: deps ## every test; those with the real processes run in network namespaces
+	.ci/test
+	controlplane/tests/interop/run.sh --quick
+
+demo: deps ## two sites, a real IKEv2 tunnel, real traffic (KEEP=1 leaves it running)
+	deploy/demo.sh
+
+interop: deps all ## the whole table against strongSwan, and native ESP against a Linux kernel
+	controlplane/tests/interop/run.sh
+	dataplane/tests/kernel-peer/run.sh
+
+kernel-peer: deps all ## native ESP against a Linux kernel in an emulated machine
+	dataplane/tests/kernel-peer/run.sh
+
+bench: deps ## the short benchmarks, under five minutes
+	$(CARGO) run --release -q -p culvert-bench -- all
+
+e2e: deps all ## rekey storms, kills and transfers at full length (about 20 minutes)
+	CULVERT_E2E=full $(CARGO) nextest run --release -p culvert-bench --no-fail-fast
+
+fuzz: deps ## one minute for each fuzz target
+	.ci/fuzz
+
+soak: deps all ## ten million random and mutated frames and IKE messages
+	.ci/soak
+
+loom: ## model-check the shared-memory ring
+	RUSTFLAGS="--cfg loom" $(CARGO) test --release -p api --lib ring
+
+install: all ## binaries to $(DESTDIR)/usr/local/bin
+	install -D -m 755 -t $(DESTDIR)/usr/local/bin target/release/culvert-dataplane target/release/culvert-ike target/release/culvert
+
+clean: ## remove what was built
+	$(CARGO) clean

@@ -1,0 +1,264 @@
+//! The `[dataplane]` section: typed, complete and checked.
+
+use std::path::PathBuf;
+
+use super::fault::hint;
+use super::ports::{self, Port};
+use super::reader::{Conversion, Table};
+use super::statics::{self, StaticPolicy, StaticSa};
+use super::values::{boolean, choice, number, text};
+
+pub const RUN_DIR_DEFAULT: &str = "/run/culvert";
+pub const WORKERS_MAX: usize = 64;
+pub const SAS_MAX: u32 = 1 << 20;
+const SAS_DEFAULT: u32 = 16_384;
+const CORE_MAX: usize = 1_023;
+const MEMORY_DEFAULT_MIB: u32 = 128;
+const LATENCY_DEFAULT_US: u32 = 50;
+
+/// Keys of later versions.
+const UNBUILT: [&str; 4] = ["crypto_workers", "cryptodev", "flow_offload", "metrics"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+const LOG_LEVELS: [(&str, LogLevel); 5] = [
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+];
+
+/// `log = "info"` of any section.
+///
+/// # Errors
+/// The known levels, for a word that is none.
+pub fn log_level(word: &str) -> Conversion<LogLevel> {
+    choice(&LOG_LEVELS)(word)
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Workers {
+    /// That many, on the cores the process may use.
+    Count(usize),
+    /// One on each of these cores.
+    Cores(Vec<usize>),
+}
+
+impl Workers {
+    /// How many workers there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Count(count) => *count,
+            Self::Cores(cores) => cores.len(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HugePages {
+    /// Hugepages if there are some, else ordinary memory with a warning.
+    Auto,
+    Require,
+    Never,
+}
+
+/// What a worker without packets does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// Sleeps, never longer than this.
+    Adaptive { max_latency_us: u32 },
+    /// Polls for ever.
+    Busy,
+}
+
+/// Packets a second into the exception path, by class; 0 is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExceptionLimits {
+    /// IKE_SA_INIT requests without a cookie.
+    pub ike_init: u32,
+    /// IKE_SA_INIT requests with a cookie.
+    pub ike_init_cookie: u32,
+    /// Other IKE messages.
+    pub ike_established: u32,
+    /// ARP and neighbour discovery.
+    pub neighbour: u32,
+    /// All else for the gateway itself.
+    pub other: u32,
+}
+
+impl Default for ExceptionLimits {
+    fn default() -> Self {
+        Self {
+            ike_init: 2_000,
+            ike_init_cookie: 10_000,
+            ike_established: 50_000,
+            neighbour: 2_000,
+            other: 100_000,
+        }
+    }
+}
+
+/// Everything culvert-dataplane needs to know.
+#[derive(Debug, Clone)]
+pub struct DataplaneConfig {
+    pub run_dir: PathBuf,
+    pub log: LogLevel,
+    pub workers: Workers,
+    pub huge: HugePages,
+    pub memory_mib: u32,
+    /// Rows of IKE's SAs, both directions together; static SAs come on top.
+    pub max_sas: u32,
+    pub idle: Idle,
+    pub allow_static_keys: bool,
+    pub exception_limits: ExceptionLimits,
+    pub ports: Vec<Port>,
+    pub static_sas: Vec<StaticSa>,
+    pub policies: Vec<StaticPolicy>,
+}
+
+impl DataplaneConfig {
+    /// Reads `[dataplane]` from the top of the file; faults go to its document.
+    ///
+    /// Always returns a value, so that the faults of other sections are found too; it is only
+    /// meaningful if the document has no error in the end.
+    pub fn read(root: &mut Table<'_>) -> Option<Self> {
+        let Some(mut table) = root.take_table("dataplane") else {
+            root.error("section [dataplane] is missing: it names the ports and workers".to_owned());
+            return None;
+        };
+        let table = &mut table;
+        let workers = read_workers(table);
+        let ports = ports::read(table, workers.count());
+        let allow_static_keys = table.take_or("allow_static_keys", false, boolean);
+        let static_sas = statics::read_sas(table, &ports, allow_static_keys);
+        let policies = statics::read_policies(table, &ports);
+        refuse_default_policy(table);
+        let config = Self {
+            run_dir: run_dir(table),
+            log: table.take_or("log", LogLevel::Info, log_level),
+            workers,
+            huge: table.take_or("huge", HugePages::Auto, huge_pages),
+            memory_mib: table.take_or("memory_mib", MEMORY_DEFAULT_MIB, number(16..=1 << 20)),
+            max_sas: table.take_or("max_sas", SAS_DEFAULT, number(2..=SAS_MAX)),
+            idle: read_idle(table),
+            allow_static_keys,
+            exception_limits: read_limits(table),
+            ports,
+            static_sas,
+            policies,
+        };
+        table.finish(&UNBUILT);
+        Some(config)
+    }
+}
+
+fn run_dir(table: &mut Table<'_>) -> PathBuf {
+    let word = table.take_or("run_dir", RUN_DIR_DEFAULT.to_owned(), text);
+    let path = PathBuf::from(word);
+    // The sockets inside must fit sun_path (108 bytes with its NUL).
+    if path.is_absolute() && path.as_os_str().len() > 80 {
+        table.error_at(
+            "run_dir",
+            "\"dataplane.run_dir\" is longer than 80 bytes".to_owned(),
+        );
+    }
+    if !path.is_absolute() {
+        table.error_at(
+            "run_dir",
+            "\"dataplane.run_dir\" must be an absolute path".to_owned(),
+        );
+    }
+    path
+}
+
+/// `workers = 2`, or `workers = [2, 3]` for those cores.
+fn read_workers(table: &mut Table<'_>) -> Workers {
+    if !table.is_array("workers") {
+        return Workers::Count(table.take_or("workers", 1, number(1..=WORKERS_MAX)));
+    }
+    let cores = table
+        .take_list("workers", number(0..=CORE_MAX))
+        .unwrap_or_default();
+    let mut sorted = cores.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    if sorted.len() != cores.len() {
+        let text = "\"dataplane.workers\" names a core twice: one worker a core";
+        table.error_at("workers", text.to_owned());
+    }
+    if cores.is_empty() || cores.len() > WORKERS_MAX {
+        let text = format!("\"dataplane.workers\" must name 1 to {WORKERS_MAX} cores");
+        table.error_at("workers", text);
+    }
+    Workers::Cores(cores)
+}
+
+fn huge_pages(word: &str) -> Conversion<HugePages> {
+    if word == "auto" {
+        return Ok(HugePages::Auto);
+    }
+    let wrong = |_| format!("must be \"auto\", true or false{}", hint(word, ["auto"]));
+    let require = boolean(word).map_err(wrong)?;
+    Ok(if require {
+        HugePages::Require
+    } else {
+        HugePages::Never
+    })
+}
+
+fn read_idle(table: &mut Table<'_>) -> Idle {
+    let busy = table.take_or(
+        "idle",
+        false,
+        choice(&[("adaptive", false), ("busy", true)]),
+    );
+    let max_latency_us = table.take("max_latency_us", number(1..=100_000));
+    if busy && max_latency_us.is_some() {
+        let text = "\"dataplane.max_latency_us\" has no meaning with idle = \"busy\": remove it";
+        table.error_at("max_latency_us", text.to_owned());
+    }
+    if busy {
+        return Idle::Busy;
+    }
+    Idle::Adaptive {
+        max_latency_us: max_latency_us.unwrap_or(LATENCY_DEFAULT_US),
+    }
+}
+
+fn read_limits(table: &mut Table<'_>) -> ExceptionLimits {
+    let default = ExceptionLimits::default();
+    let Some(mut table) = table.take_table("exception_limits") else {
+        return default;
+    };
+    let mut rate = |key, default| table.take_or(key, default, number(0..=u32::MAX));
+    let limits = ExceptionLimits {
+        ike_init: rate("ike_init", default.ike_init),
+        ike_init_cookie: rate("ike_init_cookie", default.ike_init_cookie),
+        ike_established: rate("ike_established", default.ike_established),
+        neighbour: rate("neighbour", default.neighbour),
+        other: rate("other", default.other),
+    };
+    table.finish(&[]);
+    limits
+}
+
+/// The gateway fails closed: there is nothing to choose.
+fn refuse_default_policy(table: &mut Table<'_>) {
+    if table
+        .take("default_policy", |word| Ok(word.to_owned()))
+        .is_some_and(|w| w != "discard")
+    {
+        let text = "\"dataplane.default_policy\" is always \"discard\" (RFC 4301 section 5): \
+                    write a [[dataplane.policies]] with action = \"bypass\" for what may pass";
+        table.error_at("default_policy", text.to_owned());
+    }
+}

@@ -1,0 +1,121 @@
+//! Which implementation does the work. Chosen once, here and nowhere else.
+
+use core::fmt;
+use std::sync::OnceLock;
+
+/// An implementation of the batch interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// RustCrypto `aes-gcm`, on any CPU. It finds AES-NI and PCLMULQDQ by itself.
+    Portable,
+}
+
+impl Tier {
+    /// Every tier, fastest first: the order in which [`init`] looks for one.
+    pub const ALL: [Self; 1] = [Self::Portable];
+
+    /// The name used in configuration (`crypto-tier`) and in `culvert status`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+        }
+    }
+
+    /// The tier of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tier| tier.name() == name)
+    }
+
+    /// Whether this CPU can run it.
+    #[must_use]
+    pub const fn available(self) -> bool {
+        match self {
+            Self::Portable => true,
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a tier was not chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TierError {
+    /// This CPU lacks the instructions of the tier that was asked for.
+    Unavailable(Tier),
+    /// Another tier is in use since an earlier call.
+    AlreadyChosen(Tier),
+}
+
+impl fmt::Display for TierError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable(tier) => {
+                write!(
+                    f,
+                    "crypto tier {tier} does not run on this CPU; leave crypto-tier out"
+                )
+            }
+            Self::AlreadyChosen(tier) => write!(f, "crypto tier {tier} is already in use"),
+        }
+    }
+}
+
+impl std::error::Error for TierError {}
+
+static CHOSEN: OnceLock<Tier> = OnceLock::new();
+
+/// Chooses the tier for the life of the process: `forced`, or else the fastest that runs here.
+///
+/// Call it before the first key is set up. Repeating the same choice is harmless.
+///
+/// # Errors
+/// [`TierError`] if `forced` cannot run here or another tier is in use already.
+pub fn init(forced: Option<Tier>) -> Result<Tier, TierError> {
+    if let Some(tier) = forced.filter(|tier| !tier.available()) {
+        return Err(TierError::Unavailable(tier));
+    }
+    let chosen = *CHOSEN.get_or_init(|| forced.unwrap_or_else(fastest));
+    match forced {
+        Some(tier) if tier != chosen => Err(TierError::AlreadyChosen(chosen)),
+        _ => Ok(chosen),
+    }
+}
+
+/// The tier in use; the fastest that runs here if [`init`] was not called.
+#[must_use]
+pub fn tier() -> Tier {
+    *CHOSEN.get_or_init(fastest)
+}
+
+fn fastest() -> Tier {
+    Tier::ALL
+        .into_iter()
+        .find(|tier| tier.available())
+        .unwrap_or(Tier::Portable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_choice_stays() {
+        assert_eq!(init(None), Ok(Tier::Portable));
+        assert_eq!(init(Some(Tier::Portable)), Ok(Tier::Portable));
+        assert_eq!(tier(), Tier::Portable);
+    }
+
+    #[test]
+    fn names_are_unique_and_round_trip() {
+        for tier in Tier::ALL {
+            assert_eq!(Tier::from_name(tier.name()), Some(tier));
+        }
+        assert_eq!(Tier::from_name("fast"), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! Decapsulation: from an outer packet to what crypto opens, and from there to the inner packet
+//! (RFC 4303 3.4, RFC 3948, RFC 4301 5.2, RFC 6040 4.2).
+
+use core::fmt;
+use core::ops::Range;
+use std::net::IpAddr;
+
+use crate::bytes::{array, u16_at, u32_at};
+use crate::ip::{self, Family, Fragment, IpError, IpPacket};
+use crate::{
+    ALIGNMENT_BYTES, ESP_HEADER_BYTES, IV_BYTES, Protected, TRAILER_BYTES, UDP_HEADER_BYTES, aad,
+    checksum, protocol,
+};
+
+/// Length of the marker in front of IKE messages on port 4500, in bytes (RFC 3948 2.2).
+pub const NON_ESP_MARKER_BYTES: usize = 4;
+const KEEPALIVE: u8 = 0xff;
+const ECN_MASK: u8 = 0b11;
+
+/// Why a packet was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecapError {
+    /// A fragment: ESP and UDP are only looked at in whole packets (RFC 4303 3.4.1).
+    Fragment,
+    /// The UDP length field disagrees with the packet.
+    UdpLength,
+    /// UDP over IPv6 with a wrong checksum or none (RFC 8200 8.1).
+    UdpChecksum,
+    /// Too short for header, IV, trailer and ICV.
+    Short,
+    /// SPI 0 is never on the wire (RFC 4303 2.1).
+    Spi,
+    /// The ciphertext does not end on a 4-byte boundary (RFC 4303 2.4).
+    Alignment,
+    /// Pad length beyond the payload, or padding that is not 1, 2, 3, .. (RFC 4303 2.4).
+    Padding,
+    /// A next header other than 4, 41 and 59 (RFC 4303 2.6).
+    NextHeader(u8),
+    /// The inner packet is broken.
+    Inner(IpError),
+    /// CE outside, Not-ECT inside: RFC 6040 4.2 says drop.
+    Ecn,
+}
+
+impl fmt::Display for DecapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fragment => f.write_str("fragment"),
+            Self::UdpLength => f.write_str("UDP length disagrees with the packet"),
+            Self::UdpChecksum => f.write_str("bad UDP checksum over IPv6"),
+            Self::Short => f.write_str("too short for ESP"),
+            Self::Spi => f.write_str("SPI 0"),
+            Self::Alignment => f.write_str("ESP ciphertext is not aligned to 4 bytes"),
+            Self::Padding => f.write_str("bad ESP padding"),
+            Self::NextHeader(n) => write!(f, "next header {n} in an ESP tunnel"),
+            Self::Inner(error) => write!(f, "inner packet: {error}"),
+            Self::Ecn => f.write_str("congestion mark on a packet that knows no ECN"),
+        }
+    }
+}
+
+impl std::error::Error for DecapError {}
+
+/// What a datagram on port 4500 is (RFC 3948 2). Ranges are in bytes of the outer packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InUdp {
+    /// An ESP packet.
+    Esp(Range<usize>),
+    /// An IKE message, without its marker.
+    Ike(Range<usize>),
+    /// A NAT keepalive: to be dropped silently.
+    Keepalive,
+}
+
+/// Where ESP stands in an outer packet with protocol 50.
+///
+/// # Errors
+/// [`DecapError::Fragment`]
+pub fn esp_plain(outer: &IpPacket) -> Result<Range<usize>, DecapError> {
+    match outer.fragment {
+        Fragment::No => Ok(outer.l4_offset..outer.total_len),
+        Fragment::First | Fragment::NonFirst => Err(DecapError::Fragment),
+    }
+}
+
+/// What an outer UDP packet, parsed from `packet`, carries on port 4500. Ports are not looked at.
+///
+/// # Errors
+/// [`DecapError`]: fragment, bad UDP length, bad checksum over IPv6, too short for any of the
+/// three.
+pub fn esp_in_udp(outer: &IpPacket, packet: &[u8]) -> Result<InUdp, DecapError> {
+    let l4 = esp_plain(outer)?;
+    let rest = packet.get(l4.clone()).ok_or(DecapError::UdpLength)?;
+    let length = usize::from(u16_at(rest, 4).ok_or(DecapError::UdpLength)?);
+    let datagram = rest.get(..length).ok_or(DecapError::UdpLength)?;
+    let payload = datagram
+        .get(UDP_HEADER_BYTES..)
+        .ok_or(DecapError::UdpLength)?;
+    // RFC 3948 2.1: over IPv4 the checksum is not looked at.
+    if let (IpAddr::V6(source), IpAddr::V6(destination)) = (outer.source, outer.destination) {
+        let sent = u16_at(datagram, 6).unwrap_or(0);
+        if sent == 0 || checksum::udp_v6(source, destination, datagram) != 0xffff {
+            return Err(DecapError::UdpChecksum);
+        }
+    }
+    let start = l4.start.saturating_add(UDP_HEADER_BYTES);
+    let end = l4.start.saturating_add(length);
+    match (payload, u32_at(payload, 0)) {
+        ([KEEPALIVE], _) => Ok(InUdp::Keepalive),
+        (_, None) => Err(DecapError::Short),
+        (_, Some(0)) => Ok(InUdp::Ike(start.saturating_add(NON_ESP_MARKER_BYTES)..end)),
+        (_, Some(_)) => Ok(InUdp::Esp(start..end)),
+    }
+}
+
+/// The clear part of an ESP packet with AES-GCM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EspHeader {
+    /// Security parameters index.
+    pub spi: u32,
+    /// Sequence number, or its low half if it is extended.
+    pub sequence: u32,
+    /// Explicit IV.
+    pub iv: [u8; IV_BYTES],
+}
+
+impl EspHeader {
+    /// Reads the header; nothing in it is authentic yet.
+    ///
+    /// # Errors
+    /// [`DecapError::Short`], [`DecapError::Spi`]
+    pub fn parse(esp: &[u8]) -> Result<Self, DecapError> {
+        let spi = u32_at(esp, 0).ok_or(DecapError::Short)?;
+        let sequence = u32_at(esp, 4).ok_or(DecapError::Short)?;
+        let iv = array(esp, ESP_HEADER_BYTES).ok_or(DecapError::Short)?;
+        if spi == 0 {
+            return Err(DecapError::Spi);
+        }
+        Ok(Self { spi, sequence, iv })
+    }
+
+    /// What to open: `esp` is the range of the ESP packet, `sequence` its full number
+    /// ([`crate::replay::Window::infer`] with ESN).
+    ///
+    /// # Errors
+    /// [`DecapError::Short`], [`DecapError::Alignment`]
+    pub fn sealed(
+        &self,
+        esp: Range<usize>,
+        icv_len: usize,
+        sequence: u64,
+        esn: bool,
+    ) -> Result<Protected, DecapError> {
+        let start = esp.start.saturating_add(ESP_HEADER_BYTES + IV_BYTES);
+        let sealed_len = esp.end.checked_sub(start).ok_or(DecapError::Short)?;
+        let plain_len = sealed_len.checked_sub(icv_len).ok_or(DecapError::Short)?;
+        if plain_len < ALIGNMENT_BYTES {
+            return Err(DecapError::Short);
+        }
+        if plain_len & (ALIGNMENT_BYTES - 1) != 0 {
+            return Err(DecapError::Alignment);
+        }
+        Ok(Protected {
+            data: start..esp.end,
+            iv: self.iv,
+            aad: aad(self.spi, sequence, esn),
+        })
+    }
+}
+
+/// What an opened ESP packet held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inner {
+    /// A packet, at the start of the plaintext and `total_len` bytes long.
+    Packet(IpPacket),
+    /// A dummy packet (RFC 4303 2.6): to be dropped silently.
+    Dummy,
+}
+
+/// Reads trailer and inner packet of `plaintext`, which is what was opened, without the ICV.
+///
+/// The inner packet may be shorter than the payload: the rest is TFC padding (RFC 4303 2.7).
+///
+/// # Errors
+/// [`DecapError::Padding`], [`DecapError::NextHeader`], [`DecapError::Inner`]
+pub fn inner(plaintext: &[u8]) -> Result<Inner, DecapError> {
+    let (body, [pad_len, next_header]) = plaintext
+        .split_last_chunk::<TRAILER_BYTES>()
+        .ok_or(DecapError::Padding)?;
+    let payload_len = body
+        .len()
+        .checked_sub(usize::from(*pad_len))
+        .ok_or(DecapError::Padding)?;
+    let (payload, padding) = body
+        .split_at_checked(payload_len)
+        .ok_or(DecapError::Padding)?;
+    if *next_header == protocol::NO_NEXT_HEADER {
+        return Ok(Inner::Dummy);
+    }
+    if !padding
+        .iter()
+        .copied()
+        .eq((1..=u8::MAX).take(padding.len()))
+    {
+        return Err(DecapError::Padding);
+    }
+    let family = match *next_header {
+        protocol::IPV4 => Family::V4,
+        protocol::IPV6 => Family::V6,
+        other => return Err(DecapError::NextHeader(other)),
+    };
+    IpPacket::parse_as(family, payload)
+        .map(Inner::Packet)
+        .map_err(DecapError::Inner)
+}
+
+/// Carries DSCP and ECN of the outer header over to the inner packet, and corrects its checksum.
+///
+/// Without `copy_dscp` the inner DSCP stays (RFC 4301 5.1.2.1 note 5); without `copy_ecn` the outer
+/// ECN is ignored. `inner` was parsed from `packet`; its `tos` follows.
+///
+/// # Errors
+/// [`DecapError::Ecn`] for a packet that RFC 6040 has us drop.
+pub fn apply_outer_tos(
+    packet: &mut [u8],
+    inner: &mut IpPacket,
+    outer_tos: u8,
+    copy_dscp: bool,
+    copy_ecn: bool,
+) -> Result<(), DecapError> {
+    let dscp = if copy_dscp {
+        outer_tos & !ECN_MASK
+    } else {
+        inner.tos & !ECN_MASK
+    };
+    let ecn = if copy_ecn {
+        ecn(inner.tos, outer_tos)?
+    } else {
+        inner.tos & ECN_MASK
+    };
+    let tos = dscp | ecn;
+    if tos != inner.tos {
+        ip::set_tos(packet, tos).ok_or(DecapError::Inner(IpError::Short))?;
+        inner.tos = tos;
+    }
+    Ok(())
+}
+
+/// RFC 6040 4.2, figure 4: the ECN field that goes on, from that of inner and outer header.
+const fn ecn(inner_tos: u8, outer_tos: u8) -> Result<u8, DecapError> {
+    const NOT_ECT: u8 = 0b00;
+    const ECT_1: u8 = 0b01;
+    const ECT_0: u8 = 0b10;
+    const CE: u8 = 0b11;
+    match (inner_tos & ECN_MASK, outer_tos & ECN_MASK) {
+        (NOT_ECT, CE) => Err(DecapError::Ecn),
+        (NOT_ECT, _) => Ok(NOT_ECT),
+        (ECT_0, ECT_1) => Ok(ECT_1),
+        (ECT_0 | ECT_1, CE) => Ok(CE),
+        (inner, _) => Ok(inner),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,21 @@
+//! The packet process: workers, SAD, SPD, FIB and the control thread.
+//!
+//! ```text
+//! ports ─▶ worker (one a core) ─▶ ports        worker: one turn of the loop, stage by stage
+//!            │ links    ▲ tables               tables: what workers read, and their one writer
+//!            ▼          │ state                state: rows of SAs that outlive the process
+//!        control thread ───▶ culvert-ike
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod control;
+pub mod idle;
+pub mod limit;
+pub mod links;
+pub mod packet;
+pub mod port;
+pub mod process;
+pub mod quiescence;
+pub mod state;
+pub mod tables;
+pub mod worker;

@@ -1,0 +1,119 @@
+//! A packet on its way through a worker.
+
+use std::net::IpAddr;
+
+use api::id::Vrf;
+use dpdk::Mbuf;
+
+use crate::port::PortIndex;
+
+/// Length of an Ethernet header without tags, in bytes.
+pub const ETHERNET_BYTES: usize = 14;
+
+/// Where a packet came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Off the wire, in clear or as ESP.
+    Wire,
+    /// From Linux, through the port's tap twin.
+    Twin,
+    /// Out of an inbound SA.
+    Tunnel,
+}
+
+/// One frame, owned, until an exit takes it.
+///
+/// There is no way to free the frame from here: the exits of a worker are the only ones that can
+/// take it out, and each of them counts. Dropping a packet that still has its frame is a fault of
+/// ours that tests (debug builds) stop at.
+#[must_use = "a packet has to leave through an exit"]
+pub struct Packet {
+    frame: Option<Mbuf>,
+    /// The port it arrived at, or whose twin it came from.
+    pub port: PortIndex,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Routing instance it is in now.
+    pub vrf: Vrf,
+    /// Set for a finished frame that waited for its next hop's address.
+    pub next_hop: Option<IpAddr>,
+    /// How many times it was handed to another worker.
+    pub hops: u8,
+}
+
+impl Packet {
+    /// A frame that begins with its Ethernet header.
+    pub fn new(frame: Mbuf, port: PortIndex, vrf: Vrf, origin: Origin) -> Self {
+        Self {
+            frame: Some(frame),
+            port,
+            origin,
+            vrf,
+            next_hop: None,
+            hops: 0,
+        }
+    }
+
+    /// The frame from its Ethernet header on.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.frame.as_deref().unwrap_or_default()
+    }
+
+    /// The same, to write.
+    #[must_use]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.frame.as_deref_mut().unwrap_or_default()
+    }
+
+    /// The frame behind its Ethernet header; empty when it is shorter than that.
+    #[must_use]
+    pub fn network(&self) -> &[u8] {
+        self.bytes().get(ETHERNET_BYTES..).unwrap_or_default()
+    }
+
+    /// The same, to write.
+    #[must_use]
+    pub fn network_mut(&mut self) -> &mut [u8] {
+        self.bytes_mut()
+            .get_mut(ETHERNET_BYTES..)
+            .unwrap_or_default()
+    }
+
+    /// The buffer, to grow or shrink.
+    pub fn frame_mut(&mut self) -> Option<&mut Mbuf> {
+        self.frame.as_mut()
+    }
+
+    /// Moves the packet out and leaves an empty shell, which may be dropped.
+    pub(crate) fn take(&mut self) -> Self {
+        let Self {
+            port,
+            origin,
+            vrf,
+            next_hop,
+            hops,
+            ..
+        } = *self;
+        Self {
+            frame: self.frame.take(),
+            port,
+            origin,
+            vrf,
+            next_hop,
+            hops,
+        }
+    }
+
+    /// Takes the frame out. For exits only: whoever calls this counts the packet.
+    pub(crate) fn into_frame(mut self) -> Option<Mbuf> {
+        self.frame.take()
+    }
+}
+
+impl Drop for Packet {
+    fn drop(&mut self) {
+        let left = self.frame.is_none() || std::thread::panicking();
+        debug_assert!(left, "a packet was freed without being counted");
+    }
+}

@@ -1,0 +1,81 @@
+//! What workers read: one immutable snapshot of policies and mirrored kernel state, and the SAD.
+//!
+//! A worker loads the snapshot once for each batch. SAs change one at a time and are loaded for
+//! each group of packets. All changes go through the one [`TablesWriter`](writer::TablesWriter).
+
+pub mod child;
+pub mod fib;
+pub mod sad;
+pub mod spd;
+pub mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use api::id::{Geometry, SaId};
+use arc_swap::{ArcSwap, Guard};
+
+use crate::quiescence::Quiescence;
+use fib::{Fib, Locals, Neighbours};
+use sad::Sad;
+use spd::Policies;
+
+/// One version of everything that a batch is judged by.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Counts up with every change.
+    pub version: u64,
+    /// False until the first policies are committed: until then all but exceptions is discarded.
+    pub committed: bool,
+    /// The SPD.
+    pub policies: Arc<Policies>,
+    /// Routes.
+    pub fib: Arc<Fib>,
+    /// Ethernet addresses of next hops.
+    pub neighbours: Arc<Neighbours>,
+    /// The gateway's own addresses.
+    pub locals: Arc<Locals>,
+}
+
+/// Everything that workers share with the control thread.
+pub struct Tables {
+    snapshot: ArcSwap<Snapshot>,
+    /// The SAs.
+    pub sad: Sad,
+    /// Which worker owns which shard; an entry moves at a quiescent point only.
+    owners: Box<[AtomicU8]>,
+    /// Who has seen what.
+    pub quiescence: Quiescence,
+}
+
+impl Tables {
+    /// Empty tables for this many workers; shards go round the workers in turn.
+    #[must_use]
+    pub fn new(geometry: Geometry, workers: u8) -> Self {
+        let workers = workers.max(1);
+        // One entry for each of the 1,024 shards that an SaId can name, static ones included.
+        let owners = (0..1024_u16).map(|shard| {
+            let turn = shard.saturating_sub(1) % u16::from(workers);
+            AtomicU8::new(u8::try_from(turn).unwrap_or(0))
+        });
+        Self {
+            snapshot: ArcSwap::default(),
+            sad: Sad::new(geometry),
+            owners: owners.collect(),
+            quiescence: Quiescence::new(workers.into()),
+        }
+    }
+
+    /// The present version.
+    #[must_use]
+    pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// The worker that owns the SA's state.
+    #[must_use]
+    pub fn owner(&self, id: SaId) -> usize {
+        let owner = self.owners.get(usize::from(id.shard()));
+        owner.map_or(0, |owner| owner.load(Ordering::Relaxed).into())
+    }
+}

@@ -1,0 +1,244 @@
+//! The one writer of the tables: applies commands and what the kernel says.
+//!
+//! A change of SAs, paths and children is visible at once; changes of policies, routes, neighbours
+//! and local addresses become visible together with [`TablesWriter::publish`]. After that, and
+//! after a [`grace`](crate::quiescence::Quiescence::grace), the command is complete.
+
+mod commit;
+mod list;
+mod objects;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::id::{ChildId, PathId, PolicyId, SaId, Vrf};
+use api::record::{Command, Field, FieldError, Policy, Row, SaInfo, Status, Table};
+use api::state::Elders;
+use api::window::WindowSlot;
+
+use super::child::{Child, PathSlot};
+use super::fib::{Fib, Locals, Neighbours, Route};
+use super::sad::Sa;
+use super::{Snapshot, Tables};
+use crate::port::{Mac, PortIndex};
+use crate::state::{Rows, State};
+
+/// What came of a command.
+#[derive(Debug, PartialEq)]
+pub struct Outcome {
+    /// For the completion.
+    pub status: Status,
+    /// SAs no longer in use. After a grace period call [`TablesWriter::release`] for each, then
+    /// report them deleted.
+    pub deleted: Vec<SaId>,
+    /// The answer to a `Get`.
+    pub row: Option<Row>,
+}
+
+impl From<Status> for Outcome {
+    fn from(status: Status) -> Self {
+        Self {
+            status,
+            deleted: Vec::new(),
+            row: None,
+        }
+    }
+}
+
+impl From<FieldError> for Outcome {
+    fn from(error: FieldError) -> Self {
+        Status::from(error).into()
+    }
+}
+
+struct PathEntry {
+    slot: Arc<PathSlot>,
+    children: usize,
+}
+
+struct ChildEntry {
+    child: Arc<Child>,
+    sas: HashSet<SaId>,
+    /// Policies that name it, committed or staged.
+    policies: usize,
+}
+
+struct SaEntry {
+    sa: Arc<Sa>,
+    info: SaInfo,
+}
+
+/// Policies between `Begin` and `Commit`, and with `resync` what was named meanwhile.
+struct Stage {
+    resync: bool,
+    policies: BTreeMap<PolicyId, Policy>,
+    named: Named,
+}
+
+#[derive(Default)]
+struct Named {
+    paths: HashSet<PathId>,
+    children: HashSet<ChildId>,
+    sas: HashSet<SaId>,
+    policies: HashSet<PolicyId>,
+}
+
+/// The control thread's hand on the tables.
+pub struct TablesWriter {
+    tables: Arc<Tables>,
+    rows: Rows,
+    next: Snapshot,
+    dirty: bool,
+    paths: HashMap<PathId, PathEntry>,
+    children: HashMap<ChildId, ChildEntry>,
+    sas: HashMap<SaId, SaEntry>,
+    policies: BTreeMap<PolicyId, Policy>,
+    policies_changed: bool,
+    stage: Option<Stage>,
+    /// Rows of deleted SAs that a worker may still hold.
+    draining: HashMap<u32, Option<WindowSlot>>,
+}
+
+impl TablesWriter {
+    /// The writer of these tables, of which there is one, and of the SAs' rows.
+    #[must_use]
+    pub fn new(tables: Arc<Tables>, state: Arc<State>) -> Self {
+        let next = Snapshot::clone(&tables.snapshot());
+        Self {
+            tables,
+            rows: Rows::new(state),
+            next,
+            dirty: false,
+            paths: HashMap::new(),
+            children: HashMap::new(),
+            sas: HashMap::new(),
+            policies: BTreeMap::new(),
+            policies_changed: false,
+            stage: None,
+            draining: HashMap::new(),
+        }
+    }
+
+    /// The tables that workers read.
+    #[must_use]
+    pub fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// The regions of dead dataplanes that IKE brought: SAs added with `adopt` go on from there.
+    pub fn set_elders(&mut self, elders: Elders) {
+        self.rows.set_elders(elders);
+    }
+
+    /// Carries a command out. Policies, once committed, wait for [`publish`](Self::publish).
+    pub fn apply(&mut self, command: Command) -> Outcome {
+        match command {
+            Command::Begin { resync } => self.begin(resync).into(),
+            Command::Commit => self.commit(),
+            Command::PathAdd(path) => self.path_add(path).into(),
+            Command::PathUpdate(path) => self.path_update(path).into(),
+            Command::PathDelete(id) => self.path_delete(id).into(),
+            Command::ChildAdd(child) => self.child_add(child).into(),
+            Command::ChildUpdate(child) => self.child_update(child).into(),
+            Command::ChildDelete(id) => self.child_delete(id).into(),
+            Command::SaAdd(sa) => self.sa_add(&sa).into(),
+            Command::SaUpdate { id, limits } => self.sa_update(id, limits).into(),
+            Command::SaDelete(id) => self.sa_delete(id),
+            Command::ActivateOutbound { child, sa } => self.activate(child, sa).into(),
+            Command::PolicyAdd(policy) => self.policy_add(policy).into(),
+            Command::PolicyUpdate(policy) => self.policy_update(policy).into(),
+            Command::PolicyDelete(id) => self.policy_delete(id).into(),
+            Command::Get { table, id } => self.get(table, id),
+            Command::Flush { table } => self.flush(table),
+        }
+    }
+
+    /// Makes committed policies and mirrored state visible to workers, as one version.
+    pub fn publish(&mut self) {
+        if self.policies_changed {
+            self.next.policies = Arc::new(self.link_policies());
+            self.policies_changed = false;
+            self.dirty = true;
+        }
+        if self.dirty {
+            self.next.version += 1;
+            self.tables.snapshot.store(Arc::new(self.next.clone()));
+            self.dirty = false;
+        }
+    }
+
+    /// Replaces all routes.
+    pub fn set_routes(&mut self, routes: impl IntoIterator<Item = Route>) {
+        self.next.fib = Arc::new(Fib::new(routes));
+        self.dirty = true;
+    }
+
+    /// Replaces all neighbours.
+    pub fn set_neighbours(&mut self, neighbours: Neighbours) {
+        self.next.neighbours = Arc::new(neighbours);
+        self.dirty = true;
+    }
+
+    /// Sets one neighbour, or with `None` forgets it.
+    pub fn set_neighbour(&mut self, port: PortIndex, address: IpAddr, mac: Option<Mac>) {
+        let neighbours = Arc::make_mut(&mut self.next.neighbours);
+        match mac {
+            Some(mac) => neighbours.insert((port, address), mac),
+            None => neighbours.remove(&(port, address)),
+        };
+        self.dirty = true;
+    }
+
+    /// Replaces the gateway's own addresses.
+    pub fn set_locals(
+        &mut self,
+        addresses: impl IntoIterator<Item = (Vrf, IpAddr, Option<PortIndex>)>,
+    ) {
+        self.next.locals = Arc::new(Locals::new(addresses));
+        self.dirty = true;
+    }
+
+    /// Frees the row of a deleted SA. Call after the grace period, before it is reported.
+    pub fn release(&mut self, id: SaId) {
+        let Some(row) = self.tables.sad.geometry().row(id) else {
+            return;
+        };
+        if let Some(window) = self.draining.remove(&row) {
+            self.rows.release(row, window);
+        }
+    }
+
+    fn get(&self, table: Table, id: u32) -> Outcome {
+        let row = match table {
+            Table::Path => self
+                .paths
+                .get(&PathId(id))
+                .map(|path| Row::Path(path.slot.load().as_ref().clone())),
+            Table::Child => {
+                let entry = self.children.get(&ChildId(id));
+                entry.map(|entry| Row::Child(entry.child.settings().record.clone()))
+            }
+            Table::Sa => self
+                .sas
+                .get(&SaId(id))
+                .map(|entry| Row::Sa(entry.info.clone())),
+            Table::Policy => self.policies.get(&PolicyId(id)).cloned().map(Row::Policy),
+        };
+        let status = if row.is_some() {
+            Status::Ok
+        } else {
+            Status::NotFound
+        };
+        Outcome {
+            row,
+            ..status.into()
+        }
+    }
+}
+
+fn invalid(field: Field) -> Status {
+    Status::Invalid(field)
+}

@@ -1,0 +1,185 @@
+//! A worker: one thread, one core, its own queues, run to completion.
+
+mod answer;
+mod classify;
+mod crypto;
+mod exits;
+mod forward;
+mod inbound;
+mod limits;
+mod outbound;
+#[cfg(test)]
+mod tests;
+mod work;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use api::config::ExceptionLimits;
+use api::counters::Counter;
+use dpdk::{RxQueue, TxQueue};
+
+use crate::idle::Idle;
+use crate::links::WorkerLinks;
+use crate::port::{PortIndex, PortInfo};
+use crate::state::{self, State};
+use crate::tables::{Snapshot, Tables};
+use exits::Exits;
+use work::Work;
+
+/// Turns with packets between two publications of the counters.
+const PUBLISH_TURNS: u32 = 64;
+
+/// What a worker is made of.
+pub struct WorkerParts {
+    /// Its number, from 0.
+    pub index: usize,
+    /// What all workers read.
+    pub tables: Arc<Tables>,
+    /// The rows of SAs and the blocks of counters.
+    pub state: Arc<State>,
+    /// All ports, by number.
+    pub ports: Arc<[PortInfo]>,
+    /// Its queues; a port may have no receive queue for this worker.
+    pub queues: Vec<PortQueues>,
+    /// Its ends of the channels.
+    pub links: WorkerLinks,
+    /// Limits of the exception path; each worker has its own share of them.
+    pub limits: ExceptionLimits,
+    /// Longest sleep in microseconds; 0 polls without end.
+    pub max_latency_us: u32,
+}
+
+/// One worker's queues of one port.
+pub struct PortQueues {
+    /// The port.
+    pub port: PortIndex,
+    /// What it polls.
+    pub rx: Option<RxQueue>,
+    /// What it sends by.
+    pub tx: Option<TxQueue>,
+}
+
+/// What does not change while a worker runs.
+struct Fixed {
+    index: usize,
+    tables: Arc<Tables>,
+    state: Arc<State>,
+    ports: Arc<[PortInfo]>,
+}
+
+/// What all stages of one turn see.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    worker: usize,
+    tables: &'a Tables,
+    snapshot: &'a Snapshot,
+    state: &'a State,
+    ports: &'a [PortInfo],
+    now_ms: u64,
+}
+
+impl<'a> View<'a> {
+    fn port(&self, port: PortIndex) -> Option<&'a PortInfo> {
+        self.ports.get(port.index())
+    }
+}
+
+/// A worker, ready to run.
+pub struct Worker {
+    fixed: Fixed,
+    work: Work,
+    idle: Idle,
+}
+
+impl Worker {
+    /// Puts a worker together.
+    #[must_use]
+    pub fn new(parts: WorkerParts) -> Self {
+        let WorkerParts {
+            index,
+            tables,
+            state,
+            ports,
+            queues,
+            links,
+            limits,
+            ..
+        } = parts;
+        let mut exits = Exits::new(links, &limits);
+        let mut receivers = Vec::new();
+        for PortQueues { port, rx, tx } in queues {
+            receivers.extend(rx.map(|queue| (port, queue)));
+            if let Some(tx) = tx {
+                exits.set_queue(port, tx);
+            }
+        }
+        Self {
+            fixed: Fixed {
+                index,
+                tables,
+                state,
+                ports,
+            },
+            work: Work::new(receivers, exits),
+            idle: Idle::new(parts.max_latency_us),
+        }
+    }
+
+    /// Works until told to stop. Call on the worker's own thread.
+    pub fn run(&mut self, stop: &AtomicBool) {
+        let mut unpublished = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let worked = self.turn();
+            unpublished += u32::from(worked);
+            // At rest the counters are exact; under load they lag a few turns.
+            if unpublished >= PUBLISH_TURNS || (unpublished > 0 && !worked) {
+                self.publish();
+                unpublished = 0;
+            }
+            if worked {
+                self.idle.busy();
+            } else {
+                self.rest();
+            }
+        }
+        self.publish();
+    }
+
+    fn rest(&mut self) {
+        let counts = &mut self.work.exits.counts;
+        counts.add(Counter::EmptyPolls, 1);
+        if self.idle.will_sleep() {
+            counts.add(Counter::Sleeps, 1);
+        }
+        self.idle.wait();
+    }
+
+    /// One turn of the loop: a burst of each port, from end to end. True if there was any packet.
+    pub fn turn(&mut self) -> bool {
+        let Self { fixed, work, .. } = self;
+        let _at_work = fixed.tables.quiescence.enter(fixed.index);
+        let snapshot = fixed.tables.snapshot();
+        let view = View {
+            worker: fixed.index,
+            tables: &fixed.tables,
+            snapshot: &snapshot,
+            state: &fixed.state,
+            ports: &fixed.ports,
+            now_ms: state::now_ms(),
+        };
+        work.exits.start_turn(view.now_ms);
+        work.exits.counts.add(Counter::Rounds, 1);
+        let received = work.receive(&view);
+        if received > 0 {
+            work.process(&view);
+        }
+        received > 0
+    }
+
+    /// Makes the counters visible to readers.
+    pub fn publish(&mut self) {
+        let Fixed { state, index, .. } = &self.fixed;
+        state.publish(*index, &self.work.exits.counts);
+    }
+}

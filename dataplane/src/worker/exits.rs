@@ -1,0 +1,281 @@
+//! The ways out of a worker. Each takes a packet for good and counts it.
+
+use std::net::IpAddr;
+
+use api::config::ExceptionLimits;
+use api::counters::{Counter, Counts, DropReason, PortCounter};
+use crossbeam_channel::TrySendError;
+use dpdk::{Batch, Mbuf, TxQueue};
+
+use crate::limit::TokenBucket;
+use crate::links::{Class, Exception, HandedOver, Held, Notice, Punt, WorkerLinks};
+use crate::packet::Packet;
+use crate::port::{MAX_PORTS, PortIndex};
+
+/// Tries to send a batch that the driver did not take whole.
+const TX_TRIES: u32 = 4;
+/// ICMP errors of one worker: a second, and at once (RFC 4443 2.4 f, RFC 1812 4.3.2.8).
+const ICMP_ERRORS_PER_S: u32 = 1000;
+const ICMP_ERRORS_BURST: u32 = 50;
+/// A class may send this many times its rate per second at once, in tenths.
+const BURST_TENTHS: u32 = 2;
+
+/// How a packet leaves a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// Not at all.
+    Drop(DropReason),
+    /// By this port; the frame is finished.
+    Transmit(PortIndex),
+    /// To Linux through its port's twin, within the limits of the class.
+    Punt(Class),
+    /// The same without limit: an answer to Linux, limited as such.
+    ToTwin,
+    /// To the control thread until the next hop has an address; otherwise finished.
+    Hold {
+        /// Egress port.
+        port: PortIndex,
+        /// Whose Ethernet address is missing.
+        next_hop: IpAddr,
+    },
+    /// To another worker.
+    HandOver(usize),
+}
+
+impl From<DropReason> for Exit {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+/// Frames on their way to one port.
+#[derive(Default)]
+struct Outgoing {
+    queue: Option<TxQueue>,
+    batch: Batch,
+}
+
+/// All exits of one worker, and its counters.
+pub(super) struct Exits {
+    pub(super) counts: Counts,
+    pub(super) links: WorkerLinks,
+    outgoing: Vec<Outgoing>,
+    /// `None` is no limit.
+    classes: [Option<TokenBucket>; Class::COUNT],
+    icmp_errors: TokenBucket,
+    now_ms: u64,
+    /// Something waits for the control thread.
+    told_control: bool,
+}
+
+impl Exits {
+    pub(super) fn new(links: WorkerLinks, limits: &ExceptionLimits) -> Self {
+        let rates = [
+            limits.ike_init,
+            limits.ike_init_cookie,
+            limits.ike_established,
+            limits.neighbour,
+            limits.other,
+        ];
+        let bucket = |rate: u32| {
+            let burst = (rate / 10).saturating_mul(BURST_TENTHS).max(1);
+            (rate > 0).then(|| TokenBucket::new(rate, burst))
+        };
+        Self {
+            counts: Counts::new(),
+            links,
+            outgoing: (0..MAX_PORTS).map(|_| Outgoing::default()).collect(),
+            classes: rates.map(bucket),
+            icmp_errors: TokenBucket::new(ICMP_ERRORS_PER_S, ICMP_ERRORS_BURST),
+            now_ms: 0,
+            told_control: false,
+        }
+    }
+
+    pub(super) fn set_queue(&mut self, port: PortIndex, queue: TxQueue) {
+        if let Some(outgoing) = self.outgoing.get_mut(port.index()) {
+            outgoing.queue = Some(queue);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn take_queue(&mut self, port: PortIndex) -> Option<TxQueue> {
+        self.outgoing.get_mut(port.index())?.queue.take()
+    }
+
+    /// Ends a packet's way.
+    pub(super) fn leave(&mut self, packet: Packet, exit: Exit) {
+        match exit {
+            Exit::Drop(reason) => self.discard(packet, reason),
+            Exit::Transmit(port) => self.transmit(packet, port),
+            Exit::Punt(class) => self.punt(packet, class),
+            Exit::ToTwin => {
+                let port = packet.port;
+                let class = Class::Rest;
+                self.tell(packet, |frame| Exception::Punt(Punt { frame, port, class }));
+            }
+            Exit::Hold { port, next_hop } => self.hold(packet, port, next_hop),
+            Exit::HandOver(worker) => self.hand_over(packet, worker),
+        }
+    }
+
+    pub(super) fn start_turn(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// Drops a packet.
+    pub(super) fn discard(&mut self, packet: Packet, reason: DropReason) {
+        self.discard_frame(packet.into_frame(), reason);
+    }
+
+    fn discard_frame(&mut self, frame: Option<Mbuf>, reason: DropReason) {
+        drop(frame);
+        self.counts.drop_one(reason);
+    }
+
+    /// Sends a finished frame.
+    fn transmit(&mut self, packet: Packet, port: PortIndex) {
+        let Some(frame) = packet.into_frame() else {
+            return self.counts.drop_one(DropReason::Internal);
+        };
+        let Some(outgoing) = self.outgoing.get_mut(port.index()) else {
+            return self.discard_frame(Some(frame), DropReason::Internal);
+        };
+        let Err(frame) = outgoing.batch.push(frame) else {
+            return;
+        };
+        self.flush(port);
+        let again = self
+            .outgoing
+            .get_mut(port.index())
+            .map(|out| out.batch.push(frame));
+        if let Some(Err(frame)) = again {
+            self.discard_frame(Some(frame), DropReason::TxFull);
+        }
+    }
+
+    /// Gives a packet for the gateway itself to the control thread, within its class's limit.
+    fn punt(&mut self, packet: Packet, class: Class) {
+        let now_ms = self.now_ms;
+        let bucket = self.classes.get_mut(class.index()).and_then(Option::as_mut);
+        if bucket.is_some_and(|bucket| !bucket.take(now_ms)) {
+            return self.discard(packet, limit_reason(class));
+        }
+        let port = packet.port;
+        self.tell(packet, |frame| Exception::Punt(Punt { frame, port, class }));
+    }
+
+    /// Gives a finished frame to the control thread, to wait for its next hop's address.
+    fn hold(&mut self, packet: Packet, port: PortIndex, next_hop: IpAddr) {
+        self.tell(packet, |frame| {
+            Exception::Held(Held {
+                frame,
+                port,
+                next_hop,
+            })
+        });
+    }
+
+    fn tell(&mut self, packet: Packet, message: impl FnOnce(Mbuf) -> Exception) {
+        let Some(frame) = packet.into_frame() else {
+            return self.counts.drop_one(DropReason::Internal);
+        };
+        match self.links.exceptions.try_send(message(frame)) {
+            Ok(()) => self.told_control = true,
+            Err(TrySendError::Full(_)) => self.counts.drop_one(DropReason::PuntFull),
+            Err(TrySendError::Disconnected(_)) => self.counts.drop_one(DropReason::Stopping),
+        }
+    }
+
+    /// Gives a packet to the worker that owns its SA.
+    fn hand_over(&mut self, packet: Packet, worker: usize) {
+        let (port, origin, hops) = (packet.port, packet.origin, packet.hops);
+        let vrf = packet.vrf;
+        let (Some(frame), Some(peer)) = (packet.into_frame(), self.links.peers.get(worker)) else {
+            return self.counts.drop_one(DropReason::Internal);
+        };
+        // An SA that changes hands all the time must not keep a packet for ever.
+        if hops >= HandedOver::MAX_HOPS {
+            return self.discard_frame(Some(frame), DropReason::HandoverFull);
+        }
+        let message = HandedOver {
+            frame,
+            port,
+            origin,
+            vrf,
+            hops: hops + 1,
+        };
+        match peer.try_send(message) {
+            Ok(()) => self.counts.add(Counter::HandedOver, 1),
+            Err(TrySendError::Full(_)) => self.counts.drop_one(DropReason::HandoverFull),
+            Err(TrySendError::Disconnected(_)) => self.counts.drop_one(DropReason::Stopping),
+        }
+    }
+
+    /// Tells the control plane something; true if there was room.
+    pub(super) fn notify(&mut self, notice: Notice) -> bool {
+        let sent = self.links.notices.try_send(notice).is_ok();
+        self.told_control |= sent;
+        sent
+    }
+
+    /// True when an ICMP error may be sent now.
+    pub(super) fn may_answer(&mut self) -> bool {
+        self.icmp_errors.take(self.now_ms)
+    }
+
+    /// Drops a packet and lets one that the worker makes itself have its buffer.
+    pub(super) fn reuse(&mut self, packet: Packet, reason: DropReason) -> Packet {
+        self.counts.drop_one(reason);
+        self.counts.add(Counter::Generated, 1);
+        packet
+    }
+
+    /// Sends what waits for all ports, and wakes the control thread if it has work.
+    pub(super) fn flush_all(&mut self) {
+        for index in 0..self.outgoing.len() {
+            if let Some(port) = PortIndex::new(index) {
+                self.flush(port);
+            }
+        }
+        if std::mem::take(&mut self.told_control) {
+            self.links.bell.ring();
+        }
+    }
+
+    fn flush(&mut self, port: PortIndex) {
+        let Some(outgoing) = self.outgoing.get_mut(port.index()) else {
+            return;
+        };
+        let Some(queue) = &mut outgoing.queue else {
+            let lost = outgoing.batch.drain().count();
+            return self.counts.drop_many(DropReason::PortDown, lost as u64);
+        };
+        for _ in 0..TX_TRIES {
+            if outgoing.batch.is_empty() {
+                return;
+            }
+            let held: usize = outgoing.batch.iter().map(|frame| frame.len()).sum();
+            let sent = queue.tx_burst(&mut outgoing.batch) as u64;
+            let left: usize = outgoing.batch.iter().map(|frame| frame.len()).sum();
+            self.counts.add(Counter::Tx, sent);
+            self.counts
+                .add_port(port.index(), PortCounter::TxPackets, sent);
+            let bytes = held.saturating_sub(left) as u64;
+            self.counts
+                .add_port(port.index(), PortCounter::TxBytes, bytes);
+        }
+        let lost = outgoing.batch.drain().count();
+        self.counts.drop_many(DropReason::TxFull, lost as u64);
+    }
+}
+
+fn limit_reason(class: Class) -> DropReason {
+    match class {
+        Class::IkeInit => DropReason::LimitIkeInit,
+        Class::IkeInitCookie => DropReason::LimitIkeCookie,
+        Class::Ike => DropReason::LimitIkeEstablished,
+        Class::Neighbour => DropReason::LimitNeighbour,
+        Class::Rest => DropReason::LimitOther,
+    }
+}

@@ -1,0 +1,8 @@
+//! Packets through the real pipeline: frames in by one port, frames out by another.
+
+mod bench;
+mod forward;
+mod inbound;
+mod outbound;
+mod packets;
+mod tunnel;
