@@ -136,18 +136,18 @@ start_one() { # start_one dataplane-a
     # Descriptors other than 0 to 2 must not live on in a daemon.
     ip netns exec "$name-g$s" "$BIN/culvert-$what" -c "$dir/$s.toml" >> "$log" 2>&1 < /dev/null &
     echo $! > "$dir/$1.pid"
-    local socket=$dir/$s/dataplane-admin.sock i
-    [ "$what" = dataplane ] || socket=$dir/$s/ike.sock
+    local i
     for i in $(seq 1 300); do
-        alive "$1" || die "$1 did not start: $(tail -5 "$log")"
-        if BIN=$BIN culvert "$s" status > /dev/null 2>&1 || { [ -S "$socket" ] && answers "$what" "$s"; }; then return 0; fi
+        alive "$1" || die "$1 did not start: $(tail -n 5 "$log")"
+        ! answers "$what" "$s" || return 0
         sleep 0.05
     done
-    die "$1 does not answer: $(tail -5 "$log")"
+    die "$1 does not answer: $(tail -n 5 "$log")"
 }
 
 culvert() { local s=$1; shift; ip netns exec "$name-g$s" "$BIN/culvert" --run-dir "$dir/$s" "$@"; }
-answers() { if [ "$1" = dataplane ]; then culvert "$2" ports; else culvert "$2" sas; fi > /dev/null 2>&1; }
+# The status is that of both processes, and fails while one is away.
+answers() { if [ "$1" = dataplane ]; then culvert "$2" ports; else culvert "$2" status; fi > /dev/null 2>&1; }
 
 each() { if [ "$1" = all ]; then echo dataplane-a dataplane-b ike-a ike-b; else echo "$1"; fi; }
 

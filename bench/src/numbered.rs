@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
+/// Number of a datagram that only says that its sender is there.
+const HELLO: u64 = u64::MAX;
 /// Length of a datagram: number (8 bytes, big-endian) and filling.
 const DATAGRAM_BYTES: usize = 200;
 
@@ -46,6 +48,8 @@ struct Report {
 }
 
 struct Receiver {
+    /// The other end is there, so what is sent now should arrive.
+    met: bool,
     seen: HashSet<u64>,
     highest: Option<u64>,
     last: Option<Instant>,
@@ -54,6 +58,10 @@ struct Receiver {
 
 impl Receiver {
     fn take(&mut self, number: u64) {
+        self.met = true;
+        if number == HELLO {
+            return;
+        }
         let now = Instant::now();
         if let Some(last) = self.last.replace(now) {
             let gap_ms = now.duration_since(last).as_millis();
@@ -90,31 +98,52 @@ impl Receiver {
     }
 }
 
+/// Says hello until something comes back, and once more so that the other end knows, too.
+fn meet(
+    socket: &UdpSocket,
+    receiver: &mut Receiver,
+    over: impl Fn() -> bool,
+) -> std::io::Result<()> {
+    let hello = [0xff; DATAGRAM_BYTES];
+    while !over() {
+        // Refused while the other end is not there yet.
+        let _ = socket.send(&hello);
+        if receiver.met {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        receiver.drain(socket)?;
+    }
+    Ok(())
+}
+
 /// Sends and receives until told to stop, then prints a [`Report`].
 pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let socket = UdpSocket::bind(options.local)?;
     socket.connect(options.remote)?;
     socket.set_nonblocking(true)?;
     let mut receiver = Receiver {
+        met: false,
         seen: HashSet::new(),
         highest: None,
         last: None,
         report: Report::default(),
     };
+    let last = Instant::now() + Duration::from_secs(options.seconds);
+    let over =
+        || Instant::now() >= last || options.until.as_ref().is_some_and(|file| file.exists());
+    meet(&socket, &mut receiver, over)?;
     let start = Instant::now();
     let period = Duration::from_secs(1) / options.rate.max(1);
     let mut datagram = [0x5a; DATAGRAM_BYTES];
     let mut refused = 0_u64;
-    while start.elapsed() < Duration::from_secs(options.seconds) {
-        if options.until.as_ref().is_some_and(|file| file.exists()) {
-            break;
-        }
+    while !over() {
         let due = u64::try_from(start.elapsed().as_nanos() / period.as_nanos().max(1))?;
         while receiver.report.sent + refused < due {
             datagram[..8].copy_from_slice(&receiver.report.sent.to_be_bytes());
             match socket.send(&datagram) {
                 Ok(_) => receiver.report.sent += 1,
-                // Not sent, so not lost: the kernel's queue was full or the peer not there yet.
+                // Not sent, so not lost: the kernel's queue was full.
                 Err(_) => refused += 1,
             }
         }

@@ -222,7 +222,13 @@ impl Book {
             }];
         };
         let mut orders = Vec::new();
-        for sa in [inbound, outbound] {
+        let outbound = if pair.inbound_only {
+            pool.release(outbound_id);
+            None
+        } else {
+            Some(outbound)
+        };
+        for sa in std::iter::once(inbound).chain(outbound) {
             let subject = sa.subject(child, pair.adopt);
             orders.push(Order {
                 command: sa.add(child, pair.adopt),
@@ -231,7 +237,7 @@ impl Book {
             self.by_sa.insert(sa.id, (child, sa.spi));
             child_entry.sas.push(sa);
         }
-        if activate {
+        if activate && !pair.inbound_only {
             child_entry.active = Some(pair.outbound.spi);
             let command = Command::ActivateOutbound {
                 child: ChildId(child),

@@ -115,6 +115,7 @@ impl Daemon {
             Ok((config, warnings)) => {
                 self.config = config;
                 self.load();
+                self.endpoint.start(now(), &mut self.host);
                 (warnings.to_string(), Ok(()))
             }
             Err(faults) => (faults.to_string(), Err("the configuration in force stays")),

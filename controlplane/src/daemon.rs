@@ -382,6 +382,7 @@ impl Daemon {
             for output in self.endpoint.children_to_install() {
                 self.act(output);
             }
+            self.endpoint.start(now(), &mut self.host);
             tracing::info!("{count} IKE SAs restored");
         }
         tracing::info!("dataplane: connected, {} children", self.book.len());

@@ -88,7 +88,7 @@ impl Pool {
         let Some(pair) = shard.pairs.get_mut(usize::from(number)) else {
             return false;
         };
-        if inbound.index() % 2 != 0 || pair.inbound || pair.outbound {
+        if !inbound.index().is_multiple_of(2) || pair.inbound || pair.outbound {
             return false;
         }
         *pair = Pair {
@@ -107,7 +107,7 @@ impl Pool {
         let Some(pair) = shard.pairs.get_mut(usize::from(number)) else {
             return;
         };
-        let row = if id.index() % 2 == 0 {
+        let row = if id.index().is_multiple_of(2) {
             &mut pair.inbound
         } else {
             &mut pair.outbound

@@ -37,24 +37,27 @@ pub(super) fn nanoseconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e9
 }
 
-/// Cycles that `work` takes for each of its `count` items. `prepare` runs before each call and is
-/// not counted; calls are repeated for `at_least_ns`.
+/// Cycles that `work` takes for each of its `count` items: the median of calls that go on for
+/// `at_least_ns`, so that one which was interrupted does not count. `prepare` runs before each call
+/// and is not timed.
 pub(super) fn cycles_per_item(
-    count: usize,
+    count: u32,
     at_least_ns: f64,
     mut prepare: impl FnMut(),
     mut work: impl FnMut(),
 ) -> f64 {
     let before = cycles_per_ns();
-    let (mut spent_ns, mut calls) = (0.0, 0_u32);
+    let (mut spent_ns, mut calls) = (0.0, Vec::new());
     while spent_ns < at_least_ns {
         prepare();
         let start = Instant::now();
         work();
-        spent_ns += nanoseconds(start);
-        calls += 1;
+        let ns = nanoseconds(start);
+        spent_ns += ns;
+        calls.push(ns);
     }
     let scale = (before + cycles_per_ns()) / 2.0;
-    let items = f64::from(calls) * f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-    spent_ns * scale / items
+    calls.sort_by(f64::total_cmp);
+    let median = calls.get(calls.len() / 2).copied().unwrap_or(f64::NAN);
+    median * scale / f64::from(count)
 }

@@ -11,7 +11,7 @@ use super::clock::cycles_per_item;
 use super::table::Section;
 
 /// Packets of a batch, as in the worker loop.
-const BATCH: usize = 64;
+const BATCH: u32 = 64;
 /// Bytes that are encrypted.
 const SIZES_BYTES: [usize; 3] = [64, 352, 1424];
 const ICV_BYTES: usize = 16;
@@ -189,7 +189,7 @@ fn measure(
     size: usize,
     runs: usize,
 ) -> Result<(), Box<dyn Error>> {
-    let clear = vec![vec![0x5a; size + ICV_BYTES]; BATCH];
+    let clear = vec![vec![0x5a; size + ICV_BYTES]; BATCH as usize];
     let mut sealed = clear.clone();
     let first = backends.first().ok_or("no implementation")?;
     if !first.seal(&mut sealed) {

@@ -2,7 +2,7 @@
 //!
 //! The program around an [`Endpoint`] calls it when something happens and then does what it says:
 //!
-//! * in: [`Endpoint::load`] (configuration), [`Endpoint::handle_datagram`],
+//! * in: [`Endpoint::load`] and [`Endpoint::start`] (configuration), [`Endpoint::handle_datagram`],
 //!   [`Endpoint::handle_timeout`], [`Endpoint::handle_command`], [`Endpoint::handle_sa_event`],
 //!   [`Endpoint::restore`], [`Endpoint::shutdown`]. Each takes the time and a [`Host`].
 //! * out: after every call take [`Endpoint::poll_output`] until it is empty, then sleep until
@@ -30,7 +30,7 @@
 //! of its SAs and one `RemoveChild`.
 //!
 //! **Restart of this process.** `new`, `load`, `restore` with the newest checkpoint of each IKE SA,
-//! install `children_to_install` with `adopt`, report [`SaEvent::Uncertain`] for SAs of which the
+//! `start`, install `children_to_install` with `adopt`, report [`SaEvent::Uncertain`] for SAs of which the
 //! dataplane does not know the sequence numbers, then go on as usual. For a new dataplane alone
 //! `children_to_install` is all that is needed.
 //!

@@ -84,10 +84,15 @@ pub fn configure(netlink: &mut Netlink, index: u32, mac: Mac, mtu_bytes: u32) ->
     message.header.index = index;
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
-    message.attributes = vec![
-        LinkAttribute::Address(mac.0.to_vec()),
-        LinkAttribute::Mtu(mtu_bytes),
-    ];
+    message.attributes = vec![LinkAttribute::Mtu(mtu_bytes)];
+    // Setting an address, even the same, makes the kernel forget the device's neighbours.
+    let links = all(netlink)?;
+    let as_it_is = links.iter().find(|link| link.index == index);
+    if as_it_is.is_none_or(|link| link.mac != mac) {
+        message
+            .attributes
+            .push(LinkAttribute::Address(mac.0.to_vec()));
+    }
     netlink.request(RouteNetlinkMessage::SetLink(message), 0)
 }
 

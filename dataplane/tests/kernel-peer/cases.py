@@ -153,7 +153,7 @@ outbound = {{ spi = "{outbound['spi']}", key = "0x{outbound['enc_key']}", sequen
         return json.loads(answer.stdout) if answer.returncode == 0 else None
 
     def drops(self):
-        return {d["reason"]: d["packets"] for d in self.counters()["drops"]}
+        return {c["name"]: c["value"] for c in self.counters()["counters"] if c["drop"]}
 
     def kernel(self, name):
         commands = self.transforms("commands", name, "--side", "left").strip().replace("\n", "; ")
@@ -233,7 +233,7 @@ def negative(bench):
     bench.start(bench.config(case, wrong_key=True))
     if got := bench.guest_pings("4"):
         faults.append(f"wrong key: {got} echoes answered")
-    if bench.drops().get("auth-failed", 0) < 5:
+    if bench.drops().get("auth_failed", 0) < 5:
         faults.append(f"wrong key: not counted: {bench.drops()}")
     bench.stop()
 
@@ -254,7 +254,7 @@ def negative(bench):
     # A sequence number not seen yet, and one flipped bit of ciphertext.
     replay(bench, pcap, "raw[14 + 20 + 4 + 3] = 99; raw[-20] ^= 1")
     final = bench.drops()
-    if final.get("auth-failed", 0) - after.get("auth-failed", 0) < 20:
+    if final.get("auth_failed", 0) - after.get("auth_failed", 0) < 20:
         faults.append(f"altered frames not counted: {after} {final}")
     bench.stop()
     return faults

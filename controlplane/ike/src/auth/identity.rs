@@ -239,7 +239,7 @@ const fn is_text(kind: IdType) -> bool {
 
 fn hex(digits: &str) -> Option<Vec<u8>> {
     let digits = digits.strip_prefix("0x").unwrap_or(digits).as_bytes();
-    if digits.is_empty() || digits.len() % 2 != 0 {
+    if digits.is_empty() || !digits.len().is_multiple_of(2) {
         return None;
     }
     let value = |digit: u8| {

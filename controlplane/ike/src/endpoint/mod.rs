@@ -44,6 +44,8 @@ pub struct Endpoint {
     /// IKE SAs that have a checkpoint.
     stored: HashSet<IkeId>,
     traps: Vec<Trap>,
+    /// Connection and name of the children that the last `start` has seen.
+    started: HashSet<(String, String)>,
     cookies: Cookies,
     stopping: bool,
 }
@@ -65,14 +67,14 @@ impl Endpoint {
             touched: Vec::new(),
             stored: HashSet::new(),
             traps: Vec::new(),
+            started: HashSet::new(),
             cookies: Cookies::default(),
             stopping: false,
         }
     }
 
     /// Replaces connections and secrets. IKE SAs that are up stay, and follow the connection and
-    /// the children of the same names from now on. Carries out the `start_action` of children that
-    /// were not there before.
+    /// the children of the same names from now on. `start` follows.
     pub fn load(
         &mut self,
         now: Time,
@@ -80,7 +82,6 @@ impl Endpoint {
         connections: Vec<Connection>,
         secrets: Vec<Secret>,
     ) {
-        let known: HashSet<(String, String)> = names(&self.shared.connections).collect();
         self.shared.connections = connections.into_iter().map(Arc::new).collect();
         self.shared.secrets = secrets;
         for sa in self.sas.values_mut() {
@@ -97,14 +98,27 @@ impl Endpoint {
             sa.restart_liveness(now);
             self.touched.push(sa.id);
         }
+        self.settle(now, host);
+    }
+
+    /// Carries out the `start_action` of children that were not there at the last `start` and are
+    /// not up. After `load`, and of a new process after `restore`: what was restored need not
+    /// start, and its numbers are taken.
+    pub fn start(&mut self, now: Time, host: &mut dyn Host) {
         self.reload_traps(now, host);
-        for (connection, child) in names(&self.shared.connections.clone()) {
-            let start = self
+        let configured: HashSet<(String, String)> = names(&self.shared.connections).collect();
+        let known = std::mem::replace(&mut self.started, configured.clone());
+        for (connection, child) in configured.difference(&known) {
+            let wanted = self
                 .shared
-                .connection(&connection)
-                .and_then(|c| c.child(&child).map(|child| child.start_action.start));
-            if start == Some(true) && !known.contains(&(connection.clone(), child.clone())) {
-                self.bring_up(now, host, &connection, Some(&child), None);
+                .connection(connection)
+                .is_some_and(|c| c.child(child).is_some_and(|child| child.start_action.start));
+            let is_up = self.sas.values().any(|sa| {
+                sa.connection.name == *connection
+                    && sa.children.iter().any(|one| one.config.name == *child)
+            });
+            if wanted && !is_up {
+                self.bring_up(now, host, connection, Some(child), None);
             }
         }
         self.settle(now, host);

@@ -175,12 +175,10 @@ impl<'a> Encrypted<'a> {
     /// Any `WireError`. The sender was authenticated, so it deserves an answer.
     pub fn decode(&self, plaintext: &[u8]) -> Result<Message, WireError> {
         let mut reader = Reader::new(plaintext);
-        let (payloads, _) = match parse_chain(self.first, &mut reader)? {
-            (payloads, ChainEnd::Plain) => (payloads, ()),
-            (_, ChainEnd::Encrypted { .. }) => {
-                return Err(WireError::Unexpected(PayloadType::SK));
-            }
-        };
+        let (payloads, end) = parse_chain(self.first, &mut reader)?;
+        if matches!(end, ChainEnd::Encrypted { .. }) {
+            return Err(WireError::Unexpected(PayloadType::SK));
+        }
         let message = Message {
             header: self.header,
             payloads,

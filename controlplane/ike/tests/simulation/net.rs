@@ -190,6 +190,7 @@ impl Sim {
         let one = &mut self.sides[side];
         let (connections, secrets) = (one.connections.clone(), one.secrets.clone());
         one.endpoint.load(now, &mut one.host, connections, secrets);
+        one.endpoint.start(now, &mut one.host);
         self.drain(side);
     }
 
@@ -269,6 +270,7 @@ impl Sim {
             .map(|bytes| bytes.as_slice())
             .collect();
         one.endpoint.restore(now, &mut one.host, &stored);
+        one.endpoint.start(now, &mut one.host);
         let old = std::mem::take(&mut one.plane);
         let mut uncertain = Vec::new();
         for output in one.endpoint.children_to_install() {

@@ -90,7 +90,7 @@ fn rest(sim: &mut Sim) {
 }
 
 fn storm(seed: u64, faults: Faults, restarts: bool) {
-    let mut sim = if seed % 3 == 0 {
+    let mut sim = if seed.is_multiple_of(3) {
         other_groups(seed)
     } else {
         pair(seed)

@@ -177,11 +177,11 @@ fn read_sa(section: &mut Table<'_>, ports: &[Port]) -> Option<StaticSa> {
     let sa_name = section.require("name", "a name for tables and messages", name);
     let local = section.require("local", "this gateway's outer address", address);
     let remote = section.require("remote", "the peer's outer address", address);
-    if let (Some(local), Some(remote)) = (local, remote) {
-        if local.is_ipv4() != remote.is_ipv4() {
-            let text = "\"local\" and \"remote\" must be both IPv4 or both IPv6";
-            section.error_at("remote", text.to_owned());
-        }
+    if let (Some(local), Some(remote)) = (local, remote)
+        && local.is_ipv4() != remote.is_ipv4()
+    {
+        let text = "\"local\" and \"remote\" must be both IPv4 or both IPv6";
+        section.error_at("remote", text.to_owned());
     }
     let fix = "\"aes128gcm16\" or \"aes256gcm16\", with \"-esn\" for 64-bit sequence numbers";
     let proposal = section.require("esp_proposal", fix, proposal);

@@ -170,7 +170,7 @@ pub(super) fn family_bits(address: IpAddr) -> u8 {
 /// Hex digits with an optional 0x. The message does not repeat them: they may be a key.
 pub fn hex(word: &str) -> Conversion<Zeroizing<Vec<u8>>> {
     let digits = word.strip_prefix("0x").unwrap_or(word).as_bytes();
-    if digits.is_empty() || digits.len() % 2 != 0 {
+    if digits.is_empty() || !digits.len().is_multiple_of(2) {
         return Err("must be hex digits, two a byte, such as 0x00ff".to_owned());
     }
     let mut out = Zeroizing::new(Vec::with_capacity(digits.len() / 2));
