@@ -70,6 +70,7 @@ fn assert_nothing_leaked(lab: &Lab) {
         );
         assert_eq!(lab.inbound_spis(gateway).len(), 1);
         lab.assert_sums(gateway);
+        lab.assert_nothing_overflowed();
     }
 }
 
@@ -90,6 +91,34 @@ fn ike_dies_and_no_packet_is_lost() {
     traffic.assert_all_arrived();
     lab.culvert("a", &["terminate", "--ike", "site", "--timeout", "20"]);
     assert!(lab.ike_sas("a").is_empty());
+    lab.wait_for("the peer's end", 5, || lab.ike_sas("b").is_empty());
+}
+
+#[test]
+fn handover_and_reload_leave_the_sas_in_place() {
+    let lab = Lab::with_tunnel("handover", &[]);
+    let (spis, traffic) = (lab.inbound_spis("a"), lab.traffic(PACKETS_PER_S));
+    lab.culvert("a", &["handover"]);
+    lab.wait_for("the end of culvert-ike", 5, || !lab.is_alive("ike-a"));
+    lab.start("ike-a");
+    assert_eq!(
+        lab.inbound_spis("a"),
+        spis,
+        "the next process has the same SAs"
+    );
+    lab.culvert("a", &["reload"]);
+    assert_eq!(lab.inbound_spis("a"), spis, "a reload changes no SA");
+    let config = lab.dir().join("a.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("remote_ts", "remote_tss")).unwrap();
+    lab.signal("ike-a", "-HUP");
+    lab.wait_for("the faults in the log", 5, || {
+        lab.logs().contains("remote_ts")
+    });
+    lab.culvert("b", &["rekey", "--child", "net", "--timeout", "20"]);
+    traffic.assert_all_arrived();
+    // SIGTERM deletes the SAs, and the peer learns it.
+    lab.signal("ike-a", "-TERM");
     lab.wait_for("the peer's end", 5, || lab.ike_sas("b").is_empty());
 }
 

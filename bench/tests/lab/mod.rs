@@ -138,6 +138,21 @@ impl Lab {
         self.script("kill", &[what]);
     }
 
+    fn pid(&self, what: &str) -> String {
+        let file = self.dir.join(format!("{what}.pid"));
+        fs::read_to_string(file).unwrap().trim().to_owned()
+    }
+
+    /// Whether a process still runs.
+    pub(crate) fn is_alive(&self, what: &str) -> bool {
+        run("kill", &["-0", &self.pid(what)]).status.success()
+    }
+
+    /// Sends a signal to a process.
+    pub(crate) fn signal(&self, what: &str, signal: &str) {
+        assert!(run("kill", &[signal, &self.pid(what)]).status.success());
+    }
+
     /// A namespace: `ha`, `ga`, `wire`, `gb` or `hb`.
     pub(crate) fn namespace(&self, part: &str) -> String {
         format!("{}-{part}", self.name)
@@ -231,6 +246,26 @@ impl Lab {
             std::thread::sleep(Duration::from_millis(20));
         }
         panic!("gateway {gateway}: {last}");
+    }
+
+    /// No ring, queue or tap between the parts of a gateway was ever full.
+    pub(crate) fn assert_nothing_overflowed(&self) {
+        for gateway in ["a", "b"] {
+            let counters = self.json(gateway, &["counters"]);
+            let full = counters["counters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|counter| {
+                    counter["name"].as_str().unwrap().ends_with("_full") && counter["value"] != 0
+                });
+            assert_eq!(full, None, "gateway {gateway}");
+        }
+        assert!(
+            !self.logs().contains("found the ring full"),
+            "{}",
+            self.logs()
+        );
     }
 
     /// Waits until `ready` says so.
