@@ -45,8 +45,9 @@ impl Daemon {
             }
             admin::Request::Reload => self.reload(Some(&replies)),
             admin::Request::Handover => {
-                self.end = Some(End::Handover);
                 let _ = replies.send(Reply::Ok(true));
+                self.end = Some(End::Handover);
+                self.farewell = Some(replies);
             }
         }
     }

@@ -28,6 +28,8 @@ use crate::store::Store;
 const BURST: usize = 64;
 /// How long a shutdown waits for the peers to agree.
 const SHUTDOWN: Duration = Duration::from_secs(3);
+/// How long the answer to a handover may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -74,6 +76,8 @@ pub(crate) struct Daemon {
     pub(crate) config: Config,
     pub(crate) started: Instant,
     pub(crate) end: Option<End>,
+    /// Who asked for the end, and must get the answer before it.
+    pub(crate) farewell: Option<mpsc::UnboundedSender<Reply>>,
     /// Whether there ever was a dataplane.
     pub(crate) attached: bool,
 }
@@ -475,6 +479,9 @@ impl Daemon {
 
     async fn finish(&mut self, end: End) -> End {
         if end == End::Handover {
+            if let Some(replies) = self.farewell.take() {
+                let _ = tokio::time::timeout(FAREWELL, replies.closed()).await;
+            }
             tracing::info!(
                 "handover: {} children stay for the next process",
                 self.book.len()

@@ -127,6 +127,7 @@ fn assemble(config_path: PathBuf, config: Config, run_dir: &Path) -> io::Result<
         config,
         started: Instant::now(),
         end: None,
+        farewell: None,
         attached: false,
     })
 }

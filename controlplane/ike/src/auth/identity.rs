@@ -266,13 +266,15 @@ impl fmt::Display for Identity {
                 .ok()
                 .filter(|t| t.chars().all(is_printable))
         };
+        // Shown bare only if it reads back as what it is: a peer chooses these bytes.
+        let bare = || text().filter(|t| t.parse().as_ref() == Ok(self));
         match (*kind, data.as_slice()) {
             (IdType::IPV4_ADDR, &[a, b, c, d]) => Ipv4Addr::new(a, b, c, d).fmt(f),
             (IdType::IPV6_ADDR, bytes) if bytes.len() == 16 => {
                 <[u8; 16]>::try_from(bytes).map_or(Ok(()), |b| Ipv6Addr::from(b).fmt(f))
             }
-            (IdType::FQDN | IdType::RFC822_ADDR, _) if text().is_some() => {
-                f.write_str(text().unwrap_or_default())
+            (IdType::FQDN | IdType::RFC822_ADDR, _) if bare().is_some() => {
+                f.write_str(bare().unwrap_or_default())
             }
             (IdType::KEY_ID, _) if text().is_some() => {
                 write!(f, "keyid:{}", text().unwrap_or_default())
