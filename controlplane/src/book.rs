@@ -39,6 +39,8 @@ pub(crate) enum Subject {
     },
     /// Nobody waits for it.
     Removal,
+    /// A row that nothing was in is free.
+    RemovalOf(SaId),
     /// The end of a resync.
     Resync,
 }
@@ -291,7 +293,7 @@ impl Book {
         self.by_sa.remove(&id);
         vec![Order {
             command: Command::SaDelete(id),
-            subject: Subject::Removal,
+            subject: Subject::RemovalOf(id),
         }]
     }
 
@@ -310,7 +312,7 @@ impl Book {
             self.by_sa.remove(&sa.id);
             orders.push(Order {
                 command: Command::SaDelete(sa.id),
-                subject,
+                subject: Subject::RemovalOf(sa.id),
             });
         }
         orders.push(Order {
@@ -322,6 +324,15 @@ impl Book {
             subject,
         });
         orders
+    }
+
+    /// All children.
+    pub(crate) fn remove_all(&mut self) -> Vec<Order> {
+        let children: Vec<u32> = self.children.keys().copied().collect();
+        children
+            .into_iter()
+            .flat_map(|child| self.remove_child(child))
+            .collect()
     }
 
     /// The peer is elsewhere now.
@@ -438,6 +449,7 @@ impl Book {
         let selector = selector(pair);
         let priority = match priority {
             0 => priority::automatic(&selector, trap),
+            given if trap => given.saturating_add(priority::TRAP),
             given => given,
         };
         [Direction::Outbound, Direction::Inbound].map(|direction| {

@@ -28,6 +28,8 @@ use crate::store::Store;
 const BURST: usize = 64;
 /// How long a shutdown waits for the peers to agree.
 const SHUTDOWN: Duration = Duration::from_secs(3);
+/// How long the dataplane may take to remove what is left then.
+const REMOVAL: Duration = Duration::from_millis(500);
 /// How long the answer to a handover may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Nothing is due.
@@ -219,7 +221,7 @@ impl Daemon {
                 );
             }
             Action::Done { request, result } => {
-                self.sequencer.push(ike, Late::Done { request, result });
+                self.sequencer.push_last(Late::Done { request, result });
             }
             Action::Checkpoint { bytes } => {
                 if let Some(IkeId(id)) = ike {
@@ -387,6 +389,8 @@ impl Daemon {
                 self.act(output);
             }
             self.endpoint.start(now(), &mut self.host);
+            self.drain();
+            self.routes.sweep();
             tracing::info!("{count} IKE SAs restored");
         }
         tracing::info!("dataplane: connected, {} children", self.book.len());
@@ -399,8 +403,7 @@ impl Daemon {
     fn release_unknown(&mut self) {
         for id in self.host.pool.taken() {
             let inbound = SaId(id.0 & !(1 << 8));
-            let paired = crate::pool::outbound_of(inbound).is_some_and(|out| self.book.holds(out));
-            if !self.book.holds(inbound) && !paired && !self.host.promised(inbound.0) {
+            if !self.book.holds(id) && !self.host.promised(inbound.0) {
                 self.host.pool.release(id);
             }
         }
@@ -412,22 +415,17 @@ impl Daemon {
                 child: ChildId(child),
                 inbound_spi,
             },
-            Subject::Adopted {
-                child,
+            // Whatever the reason, the dataplane does not have it: a new key, not the end.
+            Subject::Adopted { child, spi, .. } => SaEvent::Uncertain {
+                child: ChildId(child),
                 spi,
-                inbound_spi,
-            } => {
-                if status == Status::Uncertain {
-                    SaEvent::Uncertain {
-                        child: ChildId(child),
-                        spi,
-                    }
-                } else {
-                    SaEvent::InstallFailed {
-                        child: ChildId(child),
-                        inbound_spi,
-                    }
+            },
+            Subject::RemovalOf(id) => {
+                // It never was there, so no `Deleted` will come.
+                if status == Status::NotFound {
+                    self.host.pool.release(id);
                 }
+                return;
             }
             Subject::Removal | Subject::Resync => {
                 tracing::debug!("dataplane: {subject:?}: {status}");
@@ -477,6 +475,22 @@ impl Daemon {
         self.endpoint.handle_sa_event(now(), &mut self.host, event);
     }
 
+    /// What the peers did not agree to in time ends all the same.
+    async fn end_rest(&mut self) {
+        self.store.clear();
+        let orders = self.book.remove_all();
+        self.order(None, orders);
+        let last = Instant::now() + REMOVAL;
+        self.link.flush();
+        while !self.link.is_idle() && Instant::now() < last {
+            let pause = last.saturating_duration_since(Instant::now());
+            if tokio::time::timeout(pause, self.link.wait()).await.is_ok() {
+                self.link_events();
+                self.link.flush();
+            }
+        }
+    }
+
     async fn finish(&mut self, end: End) -> End {
         if end == End::Handover {
             if let Some(replies) = self.farewell.take() {
@@ -505,6 +519,7 @@ impl Daemon {
                 () = self.link.wait() => self.link_events(),
             }
         }
+        self.end_rest().await;
         self.routes.clear().await;
         end
     }

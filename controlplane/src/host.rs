@@ -80,7 +80,10 @@ impl Host for Services {
     }
 
     fn reserve_spi(&mut self, spi: u32) {
-        self.pool.reserve(SaId(spi));
+        // The core may still name it in an install, or give it back.
+        if self.pool.reserve(SaId(spi)) {
+            self.promised.insert(spi);
+        }
     }
 
     fn source_address(&mut self, remote: IpAddr) -> Option<IpAddr> {

@@ -51,6 +51,12 @@ impl<T> Sequencer<T> {
         self.waiting.insert((after, self.age), item);
     }
 
+    /// `item` waits for all commands so far.
+    pub(crate) fn push_last(&mut self, item: T) {
+        self.age += 1;
+        self.waiting.insert((self.next - 1, self.age), item);
+    }
+
     /// Items that need not wait any more, in order.
     pub(crate) fn ready(&mut self) -> Vec<T> {
         let mut ready = Vec::new();

@@ -5,7 +5,7 @@ use api::selector::{ANY_PORTS, Selector};
 /// Of a selector that says nothing; lower is first.
 const BASE: u32 = 100_000;
 /// Added for a trap: its policies come after those of every child.
-const TRAP: u32 = 200_000;
+pub(crate) const TRAP: u32 = 200_000;
 
 /// `100000 - 256 * (prefix bits of both sides, IPv4 counted as 96 more) - 2 * protocol given -
 /// 1 for each side with ports`, and 200,000 more for a trap. A range that is no prefix counts the

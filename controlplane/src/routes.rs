@@ -15,7 +15,7 @@ use futures_util::TryStreamExt;
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::LinkAttribute;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::sync::mpsc;
 
@@ -42,6 +42,8 @@ enum Order {
     Remove {
         child: u32,
     },
+    /// Remove what an earlier process left and no child of this one wants.
+    Sweep,
     Clear(tokio::sync::oneshot::Sender<()>),
 }
 
@@ -52,7 +54,7 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    /// Starts the task and removes what an earlier process left behind, unless `keep`.
+    /// Starts the task.
     ///
     /// # Errors
     /// No netlink socket could be opened.
@@ -78,8 +80,11 @@ impl Routes {
                         table.add(child, peer, &local, &remote).await;
                     }
                     Order::Remove { child } => table.remove(child).await,
+                    Order::Sweep => table.sweep().await,
                     Order::Clear(done) => {
-                        table.clear().await;
+                        table.children.clear();
+                        table.installed.clear();
+                        table.sweep().await;
                         let _ = done.send(());
                     }
                 }
@@ -100,6 +105,11 @@ impl Routes {
 
     pub(crate) fn remove(&self, child: u32) {
         let _ = self.orders.send(Order::Remove { child });
+    }
+
+    /// Removes routes that an earlier process left and no child wants, once the children are said.
+    pub(crate) fn sweep(&self) {
+        let _ = self.orders.send(Order::Sweep);
     }
 
     /// Removes every route of ours, known or left over.
@@ -203,16 +213,16 @@ impl Table {
         }
     }
 
-    async fn clear(&mut self) {
-        self.children.clear();
-        self.installed.clear();
+    async fn sweep(&self) {
         for family in [
             RouteMessageBuilder::<Ipv4Addr>::new().build(),
             RouteMessageBuilder::<Ipv6Addr>::new().build(),
         ] {
             let mut routes = self.handle.route().get(family).execute();
             while let Ok(Some(route)) = routes.try_next().await {
-                if route.header.protocol == RouteProtocol::Other(PROTOCOL) {
+                let wanted =
+                    destination(&route).is_some_and(|net| self.installed.contains_key(&net));
+                if route.header.protocol == RouteProtocol::Other(PROTOCOL) && !wanted {
                     let _ = self.handle.route().del(route).execute().await;
                 }
             }
@@ -265,6 +275,19 @@ impl Table {
         }
         None
     }
+}
+
+/// The prefix that a route is for.
+fn destination(route: &RouteMessage) -> Option<IpNet> {
+    let address = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+            _ => None,
+        })?;
+    IpNet::new(address, route.header.destination_prefix_length).ok()
 }
 
 /// The prefixes that make up a range; nothing if its ends do not fit.

@@ -60,13 +60,15 @@ impl IkeSockets {
         Ok(Self { sockets })
     }
 
-    /// Waits until some socket has something, then takes up to `most` datagrams.
+    /// Waits until some socket has something, then takes up to `most` datagrams of each, so that a
+    /// flood on one port leaves the others alone.
     pub(crate) async fn receive(&self, most: usize) -> Vec<Datagram> {
         let readable = self.sockets.iter().map(|s| Box::pin(s.socket.readable()));
         let _ = first_of(readable.collect()).await;
         let mut taken = Vec::new();
         for socket in &self.sockets {
-            while taken.len() < most {
+            let share = taken.len() + most;
+            while taken.len() < share {
                 match socket.try_receive() {
                     Ok(Some(datagram)) => taken.push(datagram),
                     Ok(None) => {}

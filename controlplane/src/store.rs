@@ -57,6 +57,7 @@ impl Store {
                             ),
                         }
                     }
+                    self.entries = self.entries.max(park.entries());
                     self.park = Some(park);
                     return snapshots;
                 }
@@ -94,6 +95,7 @@ impl Store {
             Ok(sealed) => sealed,
             Err(error) => {
                 tracing::error!("checkpoint of IKE SA {key}: {error}");
+                park.remove(key);
                 return;
             }
         };
@@ -103,7 +105,24 @@ impl Store {
                 self.early.insert(key, Zeroizing::new(plain.to_vec()));
                 self.renew(self.entries * 2);
             }
-            Err(error) => tracing::error!("checkpoint of IKE SA {key}: {error}"),
+            Err(error) => {
+                tracing::error!("checkpoint of IKE SA {key}: {error}");
+                // An old one would use message IDs, and so nonces, a second time: none is better.
+                park.remove(key);
+            }
+        }
+    }
+
+    /// Every IKE SA is gone.
+    pub(crate) fn clear(&mut self) {
+        let keys: Vec<u64> = self
+            .park
+            .iter()
+            .flat_map(Park::iter)
+            .map(|(key, _)| key)
+            .collect();
+        for key in keys {
+            self.remove(key);
         }
     }
 

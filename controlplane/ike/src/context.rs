@@ -176,28 +176,102 @@ impl Context<'_> {
         out
     }
 
-    /// The secret that says most about both identities; `None` if there is none.
+    /// The secret that says most about the peer, then about us; of equals the first. One without
+    /// owners is the last resort. `None` if there is none.
     pub(crate) fn secret(&self, local: &Identity, remote: &Identity) -> Option<&Secret> {
-        let rank = |secret: &Secret| {
-            if secret.ids.is_empty() {
-                return 1;
-            }
-            let matches = |id: &Identity| secret.ids.iter().any(|owner| owner.matches(id));
-            2 * u32::from(matches(remote)) + u32::from(matches(local)) * 2
+        let said = |secret: &Secret, id: &Identity| {
+            let owners = secret.ids.iter();
+            owners.map(|owner| quality(owner, id)).max().unwrap_or(0)
         };
-        let ranked = self
-            .shared
-            .secrets
-            .iter()
-            .map(|secret| (rank(secret), secret));
-        let best = ranked
-            .filter(|(rank, _)| *rank > 0)
-            .max_by_key(|(rank, _)| *rank);
-        best.map(|(_, secret)| secret)
+        let rank = |secret: &Secret| (said(secret, remote), said(secret, local));
+        // `max_by_key` gives the last of equals.
+        let secrets = self.shared.secrets.iter().rev();
+        let fits = secrets.filter(|secret| secret.ids.is_empty() || rank(secret) != (0, 0));
+        fits.max_by_key(|secret| rank(secret))
     }
 
     /// Configuration of a child as it is now, else as it was.
     pub(crate) fn child_config(connection: &Connection, name: &str) -> Option<Arc<ChildConfig>> {
         connection.child(name).cloned().map(Arc::new)
+    }
+}
+
+/// How much an owner of a secret says about an identity: exactly it 3, a pattern 2, any 1, another 0.
+fn quality(owner: &Identity, id: &Identity) -> u32 {
+    match owner {
+        _ if !owner.matches(id) => 0,
+        Identity::Any => 1,
+        _ if owner.is_pattern() => 2,
+        Identity::Named { .. } => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    struct NoHost;
+
+    impl Host for NoHost {
+        fn fill_random(&mut self, out: &mut [u8]) {
+            out.fill(7);
+        }
+        fn allocate_spi(&mut self) -> Option<u32> {
+            None
+        }
+        fn release_spi(&mut self, _: u32) {}
+        fn inbound_packets(&self, _: u32) -> u64 {
+            0
+        }
+    }
+
+    /// The key that is found among secrets, each given as owners and key.
+    fn found(secrets: &[(&[&str], &str)], local: &str, remote: &str) -> Option<String> {
+        let secret = |(owners, key): &(&[&str], &str)| Secret {
+            ids: owners.iter().map(|id| id.parse().unwrap()).collect(),
+            key: Zeroizing::new(key.as_bytes().to_vec()),
+        };
+        let mut shared = Shared {
+            secrets: secrets.iter().map(secret).collect(),
+            ..Shared::default()
+        };
+        let ctx = Context {
+            now: Time(0),
+            host: &mut NoHost,
+            shared: &mut shared,
+        };
+        let secret = ctx.secret(&local.parse().unwrap(), &remote.parse().unwrap())?;
+        Some(String::from_utf8(secret.key.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn the_secret_that_names_the_peer_wins_in_any_order() {
+        let secrets: [(&[&str], &str); 5] = [
+            (&["%any"], "any"),
+            (&["gw.example.org"], "ours"),
+            (&["*.example.org"], "pattern"),
+            (&["carol.example.org"], "carol"),
+            (&[], "nobody's"),
+        ];
+        let mut turned = secrets;
+        turned.reverse();
+        for all in [secrets, turned] {
+            let key = |remote| found(&all, "gw.example.org", remote);
+            assert_eq!(key("carol.example.org").as_deref(), Some("carol"));
+            assert_eq!(key("dave.example.org").as_deref(), Some("pattern"));
+            assert_eq!(key("dave.example.net").as_deref(), Some("any"));
+        }
+        let few = [secrets[4], secrets[1]];
+        assert_eq!(
+            found(&few, "gw.example.org", "x.net").as_deref(),
+            Some("ours")
+        );
+        assert_eq!(
+            found(&few, "other.example.org", "x.net").as_deref(),
+            Some("nobody's")
+        );
+        assert_eq!(found(&secrets[3..4], "gw.example.org", "x.net"), None);
     }
 }

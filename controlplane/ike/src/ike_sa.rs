@@ -24,8 +24,9 @@ use crate::task::{Task, TaskKind, Tasks};
 use crate::timer::{Timer, Timers};
 use crate::verdict::Reason;
 
-/// Children of one IKE SA; more are refused with NO_ADDITIONAL_SAS.
-pub(crate) const MAX_CHILDREN: usize = 1024;
+/// Children of one IKE SA; more are refused with NO_ADDITIONAL_SAS. So many fit into a checkpoint,
+/// each with a second pair while it is rekeyed.
+pub(crate) const MAX_CHILDREN: usize = 100;
 
 /// Where an IKE SA is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

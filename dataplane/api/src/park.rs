@@ -285,6 +285,12 @@ impl Park {
             .filter_map(|key| Some((*key, self.get(*key)?)))
     }
 
+    /// How many blobs there is room for.
+    #[must_use]
+    pub fn entries(&self) -> u32 {
+        self.entries
+    }
+
     /// How many blobs are parked.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -129,6 +129,17 @@ impl KeyExchange {
         Err(KeError::Random)
     }
 
+    /// Whether data of a peer can be a public value of the method at all: what costs nothing to find
+    /// out is found out before a private value is drawn.
+    #[must_use]
+    pub fn is_plausible(group: KeGroup, peer: &[u8]) -> bool {
+        match (modp::Group::new(group), curve(group)) {
+            (Some(modp), _) => modp.is_plausible(peer),
+            (None, Some(curve)) => peer.len() == curve.public_bytes,
+            (None, None) => false,
+        }
+    }
+
     /// The method.
     #[must_use]
     pub const fn group(&self) -> KeGroup {

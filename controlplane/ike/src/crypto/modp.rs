@@ -49,6 +49,15 @@ impl Group {
         }
     }
 
+    /// Whether these bytes are a public value of the group.
+    pub(super) fn is_plausible(self, peer: &[u8]) -> bool {
+        match self {
+            Self::Modp2048 => public_value::<Modp2048, { U2048::LIMBS }>(peer).is_ok(),
+            Self::Modp3072 => public_value::<Modp3072, { U3072::LIMBS }>(peer).is_ok(),
+            Self::Modp4096 => public_value::<Modp4096, { U4096::LIMBS }>(peer).is_ok(),
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn modulus(self) -> Vec<u8> {
         match self {
@@ -69,6 +78,24 @@ impl Group {
             exponent: U512::from_le_slice(bytes.as_slice()),
         }
     }
+}
+
+/// A peer's public value: as long as p, and 1 < y < p - 1 (RFC 6989 2.1): with safe primes that
+/// leaves no small subgroup.
+fn public_value<P: ConstMontyParams<LIMBS>, const LIMBS: usize>(
+    peer: &[u8],
+) -> Result<Uint<LIMBS>, KeError> {
+    if peer.len() != Uint::<LIMBS>::BYTES {
+        return Err(KeError::Length);
+    }
+    let peer = Uint::<LIMBS>::from_be_slice(peer);
+    let greatest = ConstMontyForm::<P, LIMBS>::MODULUS
+        .get()
+        .wrapping_sub(&Uint::ONE);
+    if !(peer.ct_gt(&Uint::ONE) & peer.ct_lt(&greatest)).to_bool() {
+        return Err(KeError::Value);
+    }
+    Ok(peer)
 }
 
 impl PrivateKey {
@@ -93,16 +120,7 @@ impl PrivateKey {
         &self,
         peer: &[u8],
     ) -> Result<Secret, KeError> {
-        if peer.len() != Uint::<LIMBS>::BYTES {
-            return Err(KeError::Length);
-        }
-        let peer = Uint::<LIMBS>::from_be_slice(peer);
-        // 1 < y < p - 1 (RFC 6989 2.1): with safe primes that leaves no small subgroup.
-        let modulus = ConstMontyForm::<P, LIMBS>::MODULUS;
-        let greatest = modulus.get().wrapping_sub(&Uint::ONE);
-        if !(peer.ct_gt(&Uint::ONE) & peer.ct_lt(&greatest)).to_bool() {
-            return Err(KeError::Value);
-        }
+        let peer = public_value::<P, LIMBS>(peer)?;
         Ok(self.raise::<P, LIMBS>(&peer))
     }
 

@@ -8,8 +8,11 @@ use crate::child_sa::{Child, PairState};
 use crate::context::Context;
 use crate::event::{Action, IkeId, Level, Output, Rekeyed};
 use crate::host::{Host, Time};
-use crate::ike_sa::IkeSa;
+use crate::ike_sa::{IkeSa, State};
 use crate::timer::Timer;
+
+/// Before a rekey that was lost with the last process is tried again.
+const REKEY_SOON_S: u64 = 5;
 
 impl Endpoint {
     /// Takes over the IKE SAs of these checkpoints (the newest of each), after `load`. Outstanding
@@ -60,6 +63,7 @@ impl Endpoint {
         } else {
             sa.timers.stop(Timer::Retransmit);
         }
+        resume_rekeys(&mut sa, now);
         // Ask soon whether the peer is still there.
         sa.restart_liveness(now);
         sa.dirty = true;
@@ -79,6 +83,28 @@ impl Endpoint {
             }
         }
         outputs
+    }
+}
+
+/// A rekey that was queued when the last process died is in no checkpoint, and its timer is spent.
+fn resume_rekeys(sa: &mut IkeSa, now: Time) {
+    let soon = now.after_s(REKEY_SOON_S);
+    let mut due: Vec<Timer> = Vec::new();
+    for child in &sa.children {
+        let limited = child.config.time_s.rekey > 0;
+        let active = child
+            .pairs
+            .iter()
+            .filter(|pair| limited && pair.state == PairState::Active);
+        due.extend(active.map(|pair| Timer::RekeyChild(pair.inbound_spi)));
+    }
+    if sa.state() == State::Established && sa.connection.rekey_time_s > 0 {
+        due.push(Timer::RekeyIke);
+    }
+    for timer in due {
+        if sa.timers.get(timer).is_none() {
+            sa.timers.set(timer, soon);
+        }
     }
 }
 

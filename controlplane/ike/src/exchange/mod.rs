@@ -289,6 +289,9 @@ pub(crate) fn answer_ke(
     if peer_group != group {
         return Err(Refusal::group(group));
     }
+    if !KeyExchange::is_plausible(group, data) {
+        return Err(Reason::KeyExchange.into());
+    }
     let ke = Ke::generate(group, ctx).map_err(|_| Reason::KeyExchange)?;
     let payload = ke.payload();
     let shared = ke.exchange.agree(data).map_err(|_| Reason::KeyExchange)?;
