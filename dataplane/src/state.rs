@@ -1,6 +1,7 @@
 //! The state region as workers and the control thread use it: rows of SAs, windows, counters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::counters::{Counts, Totals};
 use api::record::{Direction, Sa, Status};
@@ -10,6 +11,10 @@ use esp::replay::Window;
 use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
+
+/// How often, and how far apart, a row that a worker is writing is looked at: 20 ms in all.
+const SETTLE_TRIES: u32 = 40;
+const SETTLE_PAUSE: Duration = Duration::from_micros(500);
 
 /// Milliseconds since the machine started: a clock that all processes share, so that times in the
 /// region mean the same after a restart.
@@ -155,7 +160,10 @@ impl Rows {
             window,
         };
         match adopted {
-            None => target.install(&new),
+            None => {
+                self.close_below(sa.start_sequence, window);
+                target.install(&new);
+            }
             Some(adopted) => {
                 self.copy_window(&adopted, window)?;
                 target.install_adopted(&new, &adopted.row);
@@ -181,6 +189,16 @@ impl Rows {
         }
     }
 
+    /// What came before the start of an SA that goes on is not known: none of it may come again.
+    fn close_below(&self, start_sequence: u64, window: Option<WindowSlot>) {
+        let Some(slot) = window.filter(|_| start_sequence > 0) else {
+            return;
+        };
+        for word in self.state.states.window(slot) {
+            word.store(u64::MAX, api::sync::Ordering::Relaxed);
+        }
+    }
+
     fn copy_window(&mut self, from: &Adopted, to: Option<WindowSlot>) -> Result<(), Status> {
         let Some(slot) = to else { return Ok(()) };
         let words = self.state.states.window(slot);
@@ -199,10 +217,17 @@ impl Rows {
     pub fn holds(&self, sa: &Sa, row: u32) -> bool {
         self.state.row(row).is_some_and(|row| {
             row.is_used()
-                && row.is_certain()
                 && row.identity() == (sa.spi, sa.id)
                 && row.fingerprint() == fingerprint(sa)
+                && settles(row)
         })
+    }
+
+    /// Clears flags of a living row.
+    pub fn lower(&self, row: u32, flags: Flags) {
+        if let Some(row) = self.state.row(row) {
+            row.lower(flags);
+        }
     }
 
     /// Frees the row of a deleted SA; no worker knows it any more.
@@ -214,6 +239,18 @@ impl Rows {
             self.windows.release(slot);
         }
     }
+}
+
+/// True when the row is certain, or becomes so: a worker of this process that is in the middle of a
+/// change ends it, at the latest when it is scheduled again.
+fn settles(row: SaRow<'_>) -> bool {
+    for _ in 0..SETTLE_TRIES {
+        if row.is_certain() {
+            return true;
+        }
+        std::thread::sleep(SETTLE_PAUSE);
+    }
+    row.is_certain()
 }
 
 /// Sets a flag; true if it was not set before.

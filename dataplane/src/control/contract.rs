@@ -17,6 +17,7 @@ use api::ring::Corrupt;
 use api::session::{Connection, Hello, Listener, Message, SessionError};
 use api::side::{DataplaneSide, SideError};
 
+use super::fixed;
 use crate::links::Notice;
 use crate::quiescence::Grace;
 use crate::tables::writer::TablesWriter;
@@ -150,11 +151,21 @@ impl Contract {
             return Ok(0);
         }
         let (mut done, mut deleted) = (Vec::new(), Vec::new());
+        let mut health = Ok(());
         while done.len() < BATCH_COMMANDS {
-            let Some((number, command)) = self.side.poll()? else {
-                break;
+            let (number, command) = match self.side.poll() {
+                Ok(Some(next)) => next,
+                Ok(None) => break,
+                // What was applied before must still be ended, or its rows never come free.
+                Err(corrupt) => {
+                    health = Err(corrupt);
+                    break;
+                }
             };
-            let outcome = writer.apply(command);
+            let outcome = match fixed::touched(&command) {
+                Some(field) => Status::Invalid(field).into(),
+                None => writer.apply(command),
+            };
             done.push((number, outcome.status, outcome.row));
             deleted.extend(outcome.deleted);
         }
@@ -169,7 +180,7 @@ impl Contract {
                 deleted,
             });
         }
-        Ok(applied)
+        health.map(|()| applied)
     }
 
     /// Completes the batches that all workers have seen.

@@ -1,4 +1,4 @@
-//! The run directory, and the lock that keeps a second dataplane out of it.
+//! The run and state directories, and the lock that keeps a second dataplane out of one.
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// Why the run directory cannot be used.
+/// Why a directory cannot be used.
 #[derive(Debug)]
 pub enum LockError {
     Directory { path: PathBuf, cause: io::Error },
@@ -20,12 +20,12 @@ impl fmt::Display for LockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory { path, cause } => {
-                write!(f, "run directory {}: {cause}", path.display())
+                write!(f, "directory {}: {cause}", path.display())
             }
             Self::Held { path } => write!(
                 f,
                 "{} is held by another culvert-dataplane: stop that one first, or give this one a \
-                 \"run_dir\" of its own",
+                 \"run_dir\" and \"state_dir\" of its own",
                 path.display()
             ),
         }
@@ -34,14 +34,14 @@ impl fmt::Display for LockError {
 
 impl std::error::Error for LockError {}
 
-/// Held as long as the process uses the run directory.
+/// Held as long as the process uses the directory.
 #[derive(Debug)]
 pub struct Lock {
     _file: OwnedFd,
 }
 
 impl Lock {
-    /// Makes the run directory (mode 0700) if it is not there, and takes its lock without waiting.
+    /// Makes the directory (mode 0700) if it is not there, and takes its lock without waiting.
     pub fn take(run_dir: &Path) -> Result<Self, LockError> {
         let failed = |cause| LockError::Directory {
             path: run_dir.to_owned(),

@@ -11,6 +11,7 @@ mod answers;
 pub mod contract;
 pub mod devices;
 pub mod exceptions;
+mod fixed;
 pub mod lock;
 pub mod mirror;
 pub mod neighbours;

@@ -18,10 +18,10 @@ use api::id::SaId;
 use super::admin::Admin;
 use super::contract::{self, Contract};
 use super::exceptions::Exceptions;
-use super::lock::Lock;
+use super::lock::{Lock, LockError};
 use super::mirror::{Local, Mirror};
 use super::ports::OpenPort;
-use super::sequences::Sequences;
+use super::sequences::{SequenceError, Sequences};
 use super::start;
 use super::workers::Workers;
 use crate::state::State;
@@ -58,12 +58,19 @@ pub(super) struct Control<'a> {
 /// What kept it from starting, or what ended it.
 pub fn run(config: &DataplaneConfig) -> Result<(), Box<dyn Error>> {
     let _lock = Lock::take(&config.run_dir)?;
+    let _state_lock = lock_state(config)?;
     let stop = stop_signals()?;
     let (mut control, admin, mut workers) = start::start(config)?;
     let ended = control.until_stopped(&stop, &admin, &workers);
     workers.stop();
     control.finish()?;
     ended
+}
+
+/// Two processes must not count the same keys' numbers.
+fn lock_state(config: &DataplaneConfig) -> Result<Option<Lock>, LockError> {
+    let needed = !config.static_sas.is_empty() && config.state_dir != config.run_dir;
+    needed.then(|| Lock::take(&config.state_dir)).transpose()
 }
 
 impl Control<'_> {
@@ -188,9 +195,14 @@ impl Control<'_> {
         self.exceptions.stop();
         self.state
             .publish(self.cores.len(), self.exceptions.counts());
-        self.sequences
-            .stop(|id| sequence(&self.state, &self.writer, id))?;
+        self.stop_sequences()?;
         Ok(())
+    }
+
+    /// No worker runs: the numbers of static SAs are final.
+    pub(super) fn stop_sequences(&mut self) -> Result<(), SequenceError> {
+        self.sequences
+            .stop(|id| sequence(&self.state, &self.writer, id))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sequence numbers of static SAs across restarts, in `<run_dir>/static-sequences.json`.
+//! Sequence numbers of static SAs across restarts, in `<state_dir>/static-sequences.json`.
 //!
 //! AES-GCM fails completely when a number is used twice with one key (RFC 8221 3), and a key of the
 //! configuration outlives the process. So numbers are reserved in blocks before they can be used: a
@@ -92,9 +92,9 @@ struct Row {
 }
 
 impl Sequences {
-    /// Finds out where each static SA goes on, and reserves the first blocks.
-    pub fn open(run_dir: &Path, rows: &[StaticRow<'_>]) -> Result<Self, SequenceError> {
-        let path = run_dir.join("static-sequences.json");
+    /// Finds out where each static SA goes on. Writes nothing: a start that fails uses no number.
+    pub fn open(state_dir: &Path, rows: &[StaticRow<'_>]) -> Result<Self, SequenceError> {
+        let path = state_dir.join("static-sequences.json");
         let known = load(&path).map_err(|cause| SequenceError::File {
             path: path.clone(),
             cause,
@@ -115,8 +115,12 @@ impl Sequences {
                 start,
             });
         }
-        all.keep(|row| row.start, false)?;
         Ok(all)
+    }
+
+    /// Reserves the first blocks. Call before the workers start: from here on the keys are in use.
+    pub fn begin(&mut self) -> Result<(), SequenceError> {
+        self.keep(|row| row.start, false)
     }
 
     /// The last number already used, of a row given to [`open`](Self::open).
@@ -190,11 +194,11 @@ impl Sequences {
     }
 }
 
-/// Names a key and its direction without giving anything of it away.
+/// Names a key and its direction without giving anything of it away. The SPI is no part of it: the
+/// nonce is salt and sequence number, so a key under another SPI goes on where it was.
 fn fingerprint(row: &StaticRow<'_>) -> String {
     let mut hash = Sha256::new();
     hash.update([u8::from(row.direction == Direction::Inbound)]);
-    hash.update(row.key.spi.to_be_bytes());
     hash.update(row.key.key.as_slice());
     hash.finalize()
         .iter()
@@ -216,7 +220,10 @@ fn save(path: &Path, known: &BTreeMap<String, Known>) -> io::Result<()> {
     let mut file = File::create(&fresh)?;
     file.write_all(&serde_json::to_vec_pretty(known)?)?;
     file.sync_all()?;
-    fs::rename(&fresh, path)
+    fs::rename(&fresh, path)?;
+    // The new name lasts only when the directory is on the disk too.
+    path.parent()
+        .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 #[cfg(test)]
@@ -230,6 +237,12 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("culvert-seq-{}-{name}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         dir
+    }
+
+    fn begun(dir: &Path, rows: &[StaticRow<'_>]) -> Sequences {
+        let mut sequences = Sequences::open(dir, rows).unwrap();
+        sequences.begin().unwrap();
+        sequences
     }
 
     fn key(sequence: u64) -> StaticKey {
@@ -255,7 +268,7 @@ mod tests {
         let row = row(&key, Direction::Outbound);
         let id = row.id;
         let rows = [row];
-        let mut first = Sequences::open(&dir, &rows).unwrap();
+        let mut first = begun(&dir, &rows);
         assert_eq!(first.start(id), 5);
         first.advance(|_| Some(1000)).unwrap();
         drop(first);
@@ -274,10 +287,7 @@ mod tests {
         for direction in [Direction::Inbound, Direction::Outbound] {
             let (dir, key) = (run_dir("orderly"), key(5));
             let rows = [row(&key, direction)];
-            Sequences::open(&dir, &rows)
-                .unwrap()
-                .stop(|_| Some(77))
-                .unwrap();
+            begun(&dir, &rows).stop(|_| Some(77)).unwrap();
             assert_eq!(Sequences::open(&dir, &rows).unwrap().start(rows[0].id), 77);
             fs::remove_dir_all(dir).unwrap();
         }
@@ -286,7 +296,7 @@ mod tests {
     #[test]
     fn after_a_kill_what_arrived_must_be_said() {
         let (dir, old) = (run_dir("inbound"), key(5));
-        let mut first = Sequences::open(&dir, &[row(&old, Direction::Inbound)]).unwrap();
+        let mut first = begun(&dir, &[row(&old, Direction::Inbound)]);
         first.kept -= RECEIVED_EVERY;
         first.advance(|_| Some(900)).unwrap();
         drop(first);
@@ -314,9 +324,35 @@ mod tests {
     #[test]
     fn the_file_has_no_key_in_it() {
         let (dir, key) = (run_dir("secret"), key(5));
-        Sequences::open(&dir, &[row(&key, Direction::Outbound)]).unwrap();
+        begun(&dir, &[row(&key, Direction::Outbound)]);
         let text = fs::read_to_string(dir.join("static-sequences.json")).unwrap();
         assert!(!text.contains("07070707"));
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_start_that_fails_changes_nothing() {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let (dir, key) = (run_dir("failed"), key(5));
+            let rows = [row(&key, direction)];
+            begun(&dir, &rows).stop(|_| Some(77)).unwrap();
+            drop(Sequences::open(&dir, &rows).unwrap());
+            assert_eq!(Sequences::open(&dir, &rows).unwrap().start(rows[0].id), 77);
+            fs::remove_dir_all(dir).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_key_under_another_spi_goes_on_where_it_was() {
+        let (dir, old) = (run_dir("spi"), key(5));
+        let rows = [row(&old, Direction::Outbound)];
+        begun(&dir, &rows).stop(|_| Some(77)).unwrap();
+        let renamed = StaticKey {
+            spi: 4097,
+            ..key(0)
+        };
+        let rows = [row(&renamed, Direction::Outbound)];
+        assert_eq!(Sequences::open(&dir, &rows).unwrap().start(rows[0].id), 77);
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn start(
     config: &DataplaneConfig,
 ) -> Result<(Control<'_>, Admin, Workers), Box<dyn Error>> {
     let cores = workers::cores(&config.workers)?;
-    let sequences = Sequences::open(&config.run_dir, &statics::rows(config))?;
+    let sequences = Sequences::open(&config.state_dir, &statics::rows(config))?;
     let eal = start_eal(config)?;
     crypto::init(None)?;
     let mut netlink = Netlink::open()?;
@@ -85,7 +85,14 @@ pub(super) fn start(
         ports_seen: now,
     };
     control.mirror_kernel(now)?;
-    let workers = Workers::start(parts, &control.cores)?;
+    control.sequences.begin()?;
+    let workers = match Workers::start(parts, &control.cores) {
+        Ok(workers) => workers,
+        Err(error) => {
+            control.stop_sequences()?;
+            return Err(error.into());
+        }
+    };
     log::info!(
         "{} ports, {} workers: running",
         control.ports.len(),

@@ -106,7 +106,12 @@ pub fn install(
     for policy in &config.policies {
         install.plain_policy(policy)?;
     }
-    install.apply("", "commit", Command::Commit)
+    install.apply("", "commit", Command::Commit)?;
+    // A bypass must not let out in clear text what a policy of IKE would protect.
+    if config.awaits_ike {
+        writer.await_ike();
+    }
+    Ok(())
 }
 
 struct Install<'a> {
@@ -270,5 +275,57 @@ fn copy_dscp(configured: ConfiguredDscp) -> CopyDscp {
         ConfiguredDscp::In => CopyDscp::In,
         ConfiguredDscp::Both => CopyDscp::Both,
         ConfiguredDscp::No => CopyDscp::No,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use api::config::parse_dataplane;
+    use api::id::Geometry;
+    use api::region::StateSizes;
+    use api::side::DataplaneSide;
+
+    use super::*;
+    use crate::state::State;
+    use crate::tables::Tables;
+
+    const BYPASS: &str = r#"
+[dataplane]
+[[dataplane.ports]]
+name = "inside"
+device = "net_af_packet0,iface=veth-in"
+side = "inside"
+[[dataplane.policies]]
+name = "all"
+action = "bypass"
+local_ts = "0.0.0.0/0"
+remote_ts = "0.0.0.0/0"
+"#;
+
+    /// Whether workers let packets pass once the file is installed, and after a commit of IKE.
+    fn committed(text: &str) -> (bool, bool) {
+        let (config, _) = parse_dataplane(std::path::Path::new("t.toml"), text).unwrap();
+        let geometry = Geometry::new(64, 1, 4).unwrap();
+        let side = DataplaneSide::create(&StateSizes::new(geometry, 1, 512)).unwrap();
+        let state = Arc::new(State::new(side.states().clone()));
+        let mut writer = TablesWriter::new(Arc::new(Tables::new(geometry, 1)), state);
+        install(&mut writer, &config, |_| 0).unwrap();
+        writer.publish();
+        let first = writer.tables().snapshot().committed;
+        for command in [Command::Begin { resync: true }, Command::Commit] {
+            assert_eq!(writer.apply(command).status, Status::Ok);
+        }
+        writer.publish();
+        let second = writer.tables().snapshot().committed;
+        (first, second)
+    }
+
+    #[test]
+    fn policies_of_the_file_wait_for_those_of_ike() {
+        assert_eq!(committed(BYPASS), (true, true));
+        let with_ike = format!("{BYPASS}[connections.site]\n");
+        assert_eq!(committed(&with_ike), (false, true));
     }
 }

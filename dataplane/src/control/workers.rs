@@ -22,15 +22,19 @@ pub struct Workers {
 impl Workers {
     /// Starts a thread for each worker, on its core.
     pub fn start(parts: Vec<WorkerParts>, cores: &[usize]) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::with_capacity(parts.len());
+        // If one cannot be started, dropping this stops those that run.
+        let mut workers = Self {
+            stop: Arc::new(AtomicBool::new(false)),
+            threads: Vec::with_capacity(parts.len()),
+        };
         for (parts, core) in parts.into_iter().zip(cores) {
-            let (stop, core) = (Arc::clone(&stop), *core);
+            let (stop, core) = (Arc::clone(&workers.stop), *core);
             let name = format!("worker-{}", parts.index);
             let run = move || work(parts, core, &stop);
-            threads.push(thread::Builder::new().name(name).spawn(run)?);
+            let thread = thread::Builder::new().name(name).spawn(run)?;
+            workers.threads.push(thread);
         }
-        Ok(Self { stop, threads })
+        Ok(workers)
     }
 
     /// True when a worker has ended by itself, which none should.

@@ -62,6 +62,9 @@ pub(super) struct Exits {
     outgoing: Vec<Outgoing>,
     /// `None` is no limit.
     classes: [Option<TokenBucket>; Class::COUNT],
+    /// Frames that wait for a next hop's address: a flood to one that never answers must leave room
+    /// in the channel for what the classes let through.
+    held: Option<TokenBucket>,
     icmp_errors: TokenBucket,
     now_ms: u64,
     /// Something waits for the control thread.
@@ -86,6 +89,7 @@ impl Exits {
             links,
             outgoing: (0..MAX_PORTS).map(|_| Outgoing::default()).collect(),
             classes: rates.map(bucket),
+            held: bucket(limits.neighbour),
             icmp_errors: TokenBucket::new(ICMP_ERRORS_PER_S, ICMP_ERRORS_BURST),
             now_ms: 0,
             told_control: false,
@@ -165,8 +169,14 @@ impl Exits {
         self.tell(packet, |frame| Exception::Punt(Punt { frame, port, class }));
     }
 
-    /// Gives a finished frame to the control thread, to wait for its next hop's address.
+    /// Gives a finished frame to the control thread, to wait for its next hop's address, no more of
+    /// them than neighbour messages.
     fn hold(&mut self, packet: Packet, port: PortIndex, next_hop: IpAddr) {
+        let now_ms = self.now_ms;
+        let bucket = self.held.as_mut();
+        if bucket.is_some_and(|bucket| !bucket.take(now_ms)) {
+            return self.discard(packet, DropReason::NeighbourUnresolved);
+        }
         self.tell(packet, |frame| {
             Exception::Held(Held {
                 frame,

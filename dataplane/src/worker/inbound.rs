@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::counters::{Counter, DropReason};
 use api::id::SaId;
 use api::record::Path;
-use api::state::SaRow;
+use api::state::{Flags, SaRow};
 use esp::Protected;
 use esp::decap::{self, EspHeader, Inner};
 use esp::ether;
@@ -264,7 +264,10 @@ fn moved(item: &Inbound, group: &InboundGroup, row: SaRow<'_>) -> Option<(IpAddr
     if source == known || item.sequence <= row.sequence() {
         return None;
     }
-    let told = row.snapshot().ok().and_then(|row| row.mapping);
+    // The flag goes when IKE gives the path an address: what was told before that is settled.
+    let told = row.snapshot().ok();
+    let told = told.filter(|row| row.flags.has(Flags::MAPPING));
+    let told = told.and_then(|row| row.mapping);
     (told != Some(source)).then_some(source)
 }
 

@@ -1,6 +1,6 @@
 //! The `[dataplane]` section: typed, complete and checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::fault::hint;
 use super::ports::{self, Port};
@@ -9,6 +9,8 @@ use super::statics::{self, StaticPolicy, StaticSa};
 use super::values::{boolean, choice, number, text};
 
 pub const RUN_DIR_DEFAULT: &str = "/run/culvert";
+/// What outlives a restart of the machine, unlike the run directory.
+const STATE_DIR_DEFAULT: &str = "/var/lib/culvert";
 pub const WORKERS_MAX: usize = 64;
 pub const SAS_MAX: u32 = 1 << 20;
 const SAS_DEFAULT: u32 = 16_384;
@@ -111,6 +113,8 @@ impl Default for ExceptionLimits {
 #[derive(Debug, Clone)]
 pub struct DataplaneConfig {
     pub run_dir: PathBuf,
+    /// Where the sequence numbers of static SAs are kept.
+    pub state_dir: PathBuf,
     pub log: LogLevel,
     pub workers: Workers,
     pub huge: HugePages,
@@ -123,6 +127,8 @@ pub struct DataplaneConfig {
     pub ports: Vec<Port>,
     pub static_sas: Vec<StaticSa>,
     pub policies: Vec<StaticPolicy>,
+    /// The file has `[connections]`: IKE comes, and nothing passes before its policies are there.
+    pub awaits_ike: bool,
 }
 
 impl DataplaneConfig {
@@ -131,6 +137,7 @@ impl DataplaneConfig {
     /// Always returns a value, so that the faults of other sections are found too; it is only
     /// meaningful if the document has no error in the end.
     pub fn read(root: &mut Table<'_>) -> Option<Self> {
+        let awaits_ike = root.has("connections");
         let Some(mut table) = root.take_table("dataplane") else {
             root.error("section [dataplane] is missing: it names the ports and workers".to_owned());
             return None;
@@ -142,8 +149,10 @@ impl DataplaneConfig {
         let static_sas = statics::read_sas(table, &ports, allow_static_keys);
         let policies = statics::read_policies(table, &ports);
         refuse_default_policy(table);
+        let run_dir = run_dir(table);
         let config = Self {
-            run_dir: run_dir(table),
+            state_dir: state_dir(table, &run_dir),
+            run_dir,
             log: table.take_or("log", LogLevel::Info, log_level),
             workers,
             huge: table.take_or("huge", HugePages::Auto, huge_pages),
@@ -155,6 +164,7 @@ impl DataplaneConfig {
             ports,
             static_sas,
             policies,
+            awaits_ike,
         };
         table.finish(&UNBUILT);
         Some(config)
@@ -175,6 +185,25 @@ fn run_dir(table: &mut Table<'_>) -> PathBuf {
         table.error_at(
             "run_dir",
             "\"dataplane.run_dir\" must be an absolute path".to_owned(),
+        );
+    }
+    path
+}
+
+/// Another run directory than the default one is that of a gateway beside others: its state is apart
+/// too.
+fn state_dir(table: &mut Table<'_>, run_dir: &Path) -> PathBuf {
+    let Some(path) = table.take("state_dir", text).map(PathBuf::from) else {
+        return if run_dir == Path::new(RUN_DIR_DEFAULT) {
+            PathBuf::from(STATE_DIR_DEFAULT)
+        } else {
+            run_dir.to_owned()
+        };
+    };
+    if !path.is_absolute() {
+        table.error_at(
+            "state_dir",
+            "\"dataplane.state_dir\" must be an absolute path".to_owned(),
         );
     }
     path

@@ -39,10 +39,24 @@ fn faults(text: &str) -> String {
 }
 
 #[test]
+fn state_lies_beside_a_run_directory_of_its_own() {
+    let state_dir =
+        |keys: &str| parse(&format!("[dataplane]\n{keys}{PORTS}")).map(|c| c.0.state_dir);
+    let own = state_dir("run_dir = \"/run/a\"\n").unwrap();
+    assert_eq!(own, Path::new("/run/a"));
+    let said = state_dir("run_dir = \"/run/a\"\nstate_dir = \"/var/lib/a\"\n").unwrap();
+    assert_eq!(said, Path::new("/var/lib/a"));
+    let wrong = state_dir("state_dir = \"lib\"\n").unwrap_err();
+    assert!(wrong.to_string().contains("dataplane.state_dir"));
+}
+
+#[test]
 fn the_smallest_file_has_all_defaults() {
     let (config, warnings) = parse(&format!("[dataplane]\n{PORTS}")).unwrap();
     assert!(warnings.is_empty());
     assert_eq!(config.run_dir, Path::new("/run/culvert"));
+    assert_eq!(config.state_dir, Path::new("/var/lib/culvert"));
+    assert!(!config.awaits_ike);
     assert_eq!(config.workers, Workers::Count(1));
     assert_eq!(config.huge, HugePages::Auto);
     assert_eq!(config.idle, Idle::Adaptive { max_latency_us: 50 });

@@ -51,6 +51,12 @@ impl TablesWriter {
         self.count_policies();
     }
 
+    /// What is committed so far is but a part: nothing passes before IKE commits its policies.
+    pub fn await_ike(&mut self) {
+        self.next.committed = false;
+        self.dirty = true;
+    }
+
     fn policies_committed(&mut self) {
         self.next.committed = true;
         self.policies_changed = true;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api::id::{ChildId, PathId, SaId};
 use api::record::{Child, Direction, Field, Limits, Path, Sa as SaRecord, Status};
+use api::state::Flags;
 use crypto::KeyContext;
 
 use super::{ChildEntry, Outcome, PathEntry, SaEntry, TablesWriter, invalid};
@@ -43,8 +44,18 @@ impl TablesWriter {
             return Status::NotFound;
         };
         entry.slot.store(path);
+        self.forget_mappings(id);
         self.refile_statics(|child| child.settings().path.id == id);
         Status::Ok
+    }
+
+    /// What was noticed of the peer's address counts from the path's new one.
+    fn forget_mappings(&self, id: PathId) {
+        for entry in self.sas.values() {
+            if entry.sa.child.settings().path.id == id {
+                self.rows.lower(entry.sa.row, Flags::MAPPING);
+            }
+        }
     }
 
     pub(super) fn path_delete(&mut self, id: PathId) -> Status {

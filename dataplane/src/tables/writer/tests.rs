@@ -1,6 +1,7 @@
 //! Commands and what they do to the tables.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::id::{ChildId, Geometry, Interface, PathId, PolicyId, SaId, Vrf};
 use api::record::{
@@ -10,7 +11,7 @@ use api::record::{
 use api::region::StateSizes;
 use api::selector::{ANY_PORTS, AddrRange, Selector};
 use api::side::DataplaneSide;
-use api::state::{Elders, StateView};
+use api::state::{Elders, Flags, StateView};
 use esp::replay::Verdict;
 
 use super::TablesWriter;
@@ -396,6 +397,74 @@ fn an_unknown_key_is_never_adopted() {
         Status::Uncertain
     );
     assert!(writer.tables().sad.get(id(5)).is_none());
+}
+
+#[test]
+fn nothing_up_to_the_start_of_an_sa_is_fresh() {
+    let (mut writer, side) = writer();
+    let start = 1000;
+    let started = Sa {
+        start_sequence: start,
+        ..sa()
+    };
+    for command in [
+        Command::PathAdd(path()),
+        Command::ChildAdd(child()),
+        Command::SaAdd(started),
+    ] {
+        assert_eq!(status(&mut writer, command), Status::Ok);
+    }
+    let sa = writer.tables().sad.get(id(1)).unwrap();
+    let state = State::new(side.states().clone());
+    let window = state.window(state.row(sa.row).unwrap(), sa.window, 64);
+    let window = window.unwrap();
+    for seen in start - 63..=start {
+        assert_eq!(window.check(seen), Verdict::Duplicate, "{seen}");
+    }
+    assert_eq!(window.commit(start + 2), Verdict::Fresh);
+    assert_eq!(window.commit(start + 1), Verdict::Fresh);
+    assert_eq!(window.commit(start), Verdict::Duplicate);
+}
+
+#[test]
+fn a_row_that_a_worker_is_writing_is_waited_for() {
+    let (mut writer, side) = with_sa();
+    let row = writer.tables().sad.get(id(1)).unwrap().row;
+    let row = side.states().row(row).unwrap();
+    let again = Sa {
+        adopt: true,
+        ..sa()
+    };
+    std::thread::scope(|scope| {
+        let update = row.update();
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(3));
+            update.finish();
+        });
+        let came = status(&mut writer, Command::SaAdd(again.clone()));
+        assert_eq!(came, Status::Exists);
+    });
+    let _broken_off = row.update();
+    let came = status(&mut writer, Command::SaAdd(again));
+    assert_eq!(came, Status::Uncertain);
+}
+
+#[test]
+fn a_new_path_settles_what_was_noticed_of_the_peers_address() {
+    let (mut writer, side) = with_sa();
+    let row = writer.tables().sad.get(id(1)).unwrap().row;
+    let row = side.states().row(row).unwrap();
+    let moved = Path {
+        remote: [192, 0, 2, 9].into(),
+        ..path()
+    };
+    let update = row.update();
+    update.mapping(moved.remote, 4500);
+    update.finish();
+    assert!(row.flags().has(Flags::MAPPING));
+    let came = status(&mut writer, Command::PathUpdate(moved));
+    assert_eq!(came, Status::Ok);
+    assert!(!row.flags().has(Flags::MAPPING));
 }
 
 /// The region of another dataplane as IKE would hand it over.

@@ -357,6 +357,20 @@ fn a_clear_packet_waits_for_its_neighbour_and_then_leaves() {
 }
 
 #[test]
+fn a_flood_to_a_neighbour_that_never_answers_is_limited() {
+    let mut a = with_bypass();
+    let packet = TestPacket::new("198.51.100.1", "10.1.0.77").ip();
+    let frames = vec![a.frame_to(OUTSIDE, &packet); 64];
+    for _ in 0..10 {
+        a.receive(OUTSIDE, &frames);
+    }
+    let held = a.excepted.len();
+    assert!((400..640).contains(&held), "{held} of 640, burst 400");
+    let dropped = 640 - held as u64;
+    assert_eq!(a.drops(), [(DropReason::NeighbourUnresolved, dropped)]);
+}
+
+#[test]
 fn random_and_cut_frames_are_all_accounted_for() {
     let mut a = with_bypass();
     let good = a.frame_to(INSIDE, &TestPacket::new("10.1.0.9", "10.2.0.9").ip());

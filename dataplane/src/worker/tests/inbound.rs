@@ -2,7 +2,8 @@
 
 use api::counters::{Counter, DropReason};
 use api::id::PolicyId;
-use api::record::{Command, Direction, Limits, Status};
+use api::record::{Command, Direction, Limits, Row, Status, Table};
+use api::state::Flags;
 
 use super::bench::{Excepted, Gateway, INSIDE, OUTSIDE, TunnelShape, any_v4, mac, outer};
 use super::packets::{TestPacket, frame, ip, udp};
@@ -249,6 +250,35 @@ fn a_new_nat_mapping_is_told_once_and_only_by_authentic_packets() {
     assert_eq!(b.notices(), [told]);
     assert_eq!(row(&b).mapping, Some((remote, 20_000)));
     assert_eq!(b.sent(INSIDE).len(), 2);
+}
+
+#[test]
+fn after_a_path_update_a_mapping_is_told_anew() {
+    let (mut a, mut b) = pair(TunnelShape {
+        udp: true,
+        ..TunnelShape::default()
+    });
+    let moved = |a: &mut Gateway| {
+        let mut frame = sealed(a);
+        frame[34..36].copy_from_slice(&20_000_u16.to_be_bytes());
+        frame
+    };
+    for path_was_updated in [false, true] {
+        let frames = [moved(&mut a), moved(&mut a)];
+        b.receive(OUTSIDE, &frames);
+        assert_eq!(b.notices().len(), 1, "{path_was_updated}");
+        assert!(row(&b).flags.has(Flags::MAPPING));
+        // IKE says that the peer is where it was.
+        let get = Command::Get {
+            table: Table::Path,
+            id: 1,
+        };
+        let Some(Row::Path(path)) = b.writer.apply(get).row else {
+            unreachable!()
+        };
+        assert_eq!(b.apply(Command::PathUpdate(path)), Status::Ok);
+        assert!(!row(&b).flags.has(Flags::MAPPING));
+    }
 }
 
 #[test]
