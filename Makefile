@@ -19,7 +19,7 @@ check: deps ## formatting, lints, import rules, unsafe rule
 	.ci/check-imports
 	.ci/check-unsafe
 
-test: deps ## every test; those with the real processes run in network namespaces
+test: deps loom ## every test; those with the real processes run in network namespaces
 	.ci/test
 	controlplane/tests/interop/run.sh --quick
 
@@ -36,7 +36,7 @@ kernel-peer: deps all ## native ESP against a Linux kernel in an emulated machin
 bench: deps ## the short benchmarks, under five minutes
 	$(CARGO) run --release -q -p culvert-bench -- all
 
-e2e: deps all ## rekey storms, kills and transfers at full length (about 20 minutes)
+e2e: deps all ## rekey storms, kills and transfers at full length (about three minutes)
 	CULVERT_E2E=full $(CARGO) nextest run --release -p culvert-bench --no-fail-fast
 
 fuzz: deps ## one minute for each fuzz target
@@ -46,7 +46,7 @@ soak: deps all ## ten million random and mutated frames and IKE messages
 	.ci/soak
 
 loom: ## model-check the shared-memory ring
-	RUSTFLAGS="--cfg loom" $(CARGO) test --release -p api --lib ring
+	RUSTFLAGS="--cfg loom" $(CARGO) test --quiet --target-dir target/loom -p api --lib ring::
 
 install: all ## binaries to $(DESTDIR)/usr/local/bin
 	install -D -m 755 -t $(DESTDIR)/usr/local/bin target/release/culvert-dataplane target/release/culvert-ike target/release/culvert
