@@ -353,7 +353,11 @@ impl Encrypted<'_> {
 }
 
 #[cfg(test)]
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may"
+)]
 mod tests {
     use proptest::prelude::*;
 

@@ -1,5 +1,9 @@
 //! Messages by hand, the payload table, and properties over random and damaged input.
-#![allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may"
+)]
 
 use std::net::IpAddr;
 
