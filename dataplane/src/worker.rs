@@ -4,6 +4,7 @@ mod answer;
 mod classify;
 mod crypto;
 mod exits;
+mod flight;
 mod forward;
 mod inbound;
 mod limits;
@@ -22,6 +23,7 @@ use dpdk::{RxQueue, TxQueue};
 use crate::idle::Idle;
 use crate::links::WorkerLinks;
 use crate::port::{PortIndex, PortInfo};
+use crate::quiescence::Turn;
 use crate::state::{self, State};
 use crate::tables::{Snapshot, Tables};
 use exits::Exits;
@@ -76,6 +78,7 @@ struct View<'a> {
     snapshot: &'a Snapshot,
     state: &'a State,
     ports: &'a [PortInfo],
+    turn: &'a Turn<'a>,
     now_ms: u64,
 }
 
@@ -157,8 +160,15 @@ impl Worker {
 
     /// One turn of the loop: a burst of each port, from end to end. True if there was any packet.
     pub fn turn(&mut self) -> bool {
-        let Self { fixed, work, .. } = self;
-        let _at_work = fixed.tables.quiescence.enter(fixed.index);
+        self.look(Work::turn).is_some_and(|packets| packets > 0)
+    }
+
+    /// Does some work with a view of everything that stays as it is for a turn.
+    fn look<T>(&mut self, work: impl FnOnce(&mut Work, &View<'_>) -> T) -> Option<T> {
+        let Self {
+            fixed, work: hands, ..
+        } = self;
+        let turn = fixed.tables.quiescence.enter(fixed.index)?;
         let snapshot = fixed.tables.snapshot();
         let view = View {
             worker: fixed.index,
@@ -166,15 +176,12 @@ impl Worker {
             snapshot: &snapshot,
             state: &fixed.state,
             ports: &fixed.ports,
+            turn: &turn,
             now_ms: state::now_ms(),
         };
-        work.exits.start_turn(view.now_ms);
-        work.exits.counts.add(Counter::Rounds, 1);
-        let received = work.receive(&view);
-        if received > 0 {
-            work.process(&view);
-        }
-        received > 0
+        hands.exits.start_turn(view.now_ms);
+        hands.exits.counts.add(Counter::Rounds, 1);
+        Some(work(hands, &view))
     }
 
     /// Makes the counters visible to readers.

@@ -13,7 +13,8 @@ use core::sync::atomic::AtomicU64;
 use crypto::{KeyContext, Op};
 use esp::decap::{self, DecapError, EspHeader, InUdp, Inner};
 use esp::encap::{Df, Dscp, Tunnel, TunnelConfig};
-use esp::ip::{IpError, IpPacket};
+use esp::head::Head;
+use esp::ip::IpError;
 use esp::replay::{Verdict, Window};
 use esp::{Protected, protocol};
 
@@ -88,7 +89,7 @@ fn seal(case: &Case) -> Vec<u8> {
         &vec![0xee; sizes.append],
     ]
     .concat();
-    let inner = IpPacket::parse(&case.inner).unwrap();
+    let inner = Head::parse(&case.inner).unwrap();
     let protected = tunnel
         .write(&mut packet, &inner, case.spi, case.sequence, case.esn)
         .unwrap();
@@ -106,7 +107,7 @@ fn open(
     window: Window<'_>,
     esn: bool,
 ) -> Result<Option<(Range<usize>, u64)>, DecapError> {
-    let outer = IpPacket::parse(packet).map_err(DecapError::Inner)?;
+    let outer = Head::parse(packet).map_err(DecapError::Inner)?;
     let range = match outer.protocol {
         protocol::ESP => decap::esp_plain(&outer)?,
         _ => match decap::esp_in_udp(&outer, packet)? {
@@ -154,11 +155,7 @@ fn opened_from_scapy() {
         let Inner::Packet(inner) = decap::inner(&packet[plain.clone()]).unwrap() else {
             panic!("dummy in case {number}");
         };
-        assert_eq!(
-            packet[plain][..inner.total_len],
-            case.inner,
-            "case {number}"
-        );
+        assert_eq!(packet[plain][..inner.len()], case.inner, "case {number}");
     }
 }
 

@@ -1,13 +1,11 @@
 //! Paths and Children: what stands between a policy and an SA (RFC 4301 4.4.2).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use api::id::{ChildId, PathId};
+use api::id::{ChildId, PathId, SaId};
 use api::record;
-use arc_swap::{ArcSwap, ArcSwapOption};
-
-use super::sad::Sa;
+use arc_swap::ArcSwap;
 
 /// Pause between two acquires of one child, in milliseconds.
 const ACQUIRE_PAUSE_MS: u64 = 1000;
@@ -54,7 +52,8 @@ pub struct Child {
     /// Its number.
     pub id: ChildId,
     settings: ArcSwap<ChildSettings>,
-    outbound: ArcSwapOption<Sa>,
+    /// The number of the SA that outbound packets take; 0 is none.
+    outbound: AtomicU32,
     /// Time of the last acquire plus one; 0 before the first.
     acquired_ms: AtomicU64,
 }
@@ -64,7 +63,7 @@ impl Child {
         Self {
             id: record.id,
             settings: ArcSwap::from_pointee(ChildSettings { record, path }),
-            outbound: ArcSwapOption::empty(),
+            outbound: AtomicU32::new(0),
             acquired_ms: AtomicU64::new(0),
         }
     }
@@ -77,8 +76,9 @@ impl Child {
 
     /// The SA that outbound packets take; `None` before the first and after the last.
     #[must_use]
-    pub fn outbound(&self) -> Option<Arc<Sa>> {
-        self.outbound.load_full()
+    pub fn outbound(&self) -> Option<SaId> {
+        // Acquire: the SA was in the SAD before it was activated.
+        Some(SaId(self.outbound.load(Ordering::Acquire))).filter(|id| id.0 != 0)
     }
 
     /// True when an acquire may be sent now, and counts it as sent.
@@ -99,7 +99,8 @@ impl Child {
             .store(Arc::new(ChildSettings { record, path }));
     }
 
-    pub(super) fn activate(&self, sa: Option<Arc<Sa>>) {
-        self.outbound.store(sa);
+    pub(super) fn activate(&self, sa: Option<SaId>) {
+        let id = sa.map_or(0, |id| id.0);
+        self.outbound.store(id, Ordering::Release);
     }
 }

@@ -133,6 +133,12 @@ impl Locals {
         self.addresses.contains_key(&(vrf, address))
     }
 
+    /// The same for an IPv4 address in host byte order.
+    #[must_use]
+    pub fn contains_v4(&self, vrf: Vrf, address: u32) -> bool {
+        self.contains(vrf, std::net::Ipv4Addr::from_bits(address).into())
+    }
+
     /// An address of the gateway in the family of `peer`, of this port if it has one, else any:
     /// the source of ICMP errors (RFC 1812 4.3.2.4).
     #[must_use]

@@ -17,7 +17,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::quiescence::Quiescence;
 use fib::{Fib, Locals, Neighbours};
-use sad::Sad;
+use sad::{Sad, SadWriter};
 use spd::Policies;
 
 /// One version of everything that a batch is judged by.
@@ -25,6 +25,8 @@ use spd::Policies;
 pub struct Snapshot {
     /// Counts up with every change.
     pub version: u64,
+    /// Counts up with every change of routes, neighbours and addresses; never 0 once there are some.
+    pub hops_version: u32,
     /// False until the first policies are committed: until then all but exceptions is discarded.
     pub committed: bool,
     /// The SPD.
@@ -45,25 +47,28 @@ pub struct Tables {
     /// Which worker owns which shard; an entry moves at a quiescent point only.
     owners: Box<[AtomicU8]>,
     /// Who has seen what.
-    pub quiescence: Quiescence,
+    pub quiescence: Arc<Quiescence>,
 }
 
 impl Tables {
     /// Empty tables for this many workers; shards go round the workers in turn.
     #[must_use]
-    pub fn new(geometry: Geometry, workers: u8) -> Self {
+    pub(crate) fn new(geometry: Geometry, workers: u8) -> (Self, SadWriter) {
         let workers = workers.max(1);
         // One entry for each of the 1,024 shards that an SaId can name, static ones included.
         let owners = (0..1024_u16).map(|shard| {
             let turn = shard.saturating_sub(1) % u16::from(workers);
             AtomicU8::new(u8::try_from(turn).unwrap_or(0))
         });
-        Self {
+        let quiescence = Arc::new(Quiescence::new(workers.into()));
+        let (sad, sad_writer) = Sad::new(geometry, &quiescence);
+        let tables = Self {
             snapshot: ArcSwap::default(),
-            sad: Sad::new(geometry),
+            sad,
             owners: owners.collect(),
-            quiescence: Quiescence::new(workers.into()),
-        }
+            quiescence,
+        };
+        (tables, sad_writer)
     }
 
     /// The present version.

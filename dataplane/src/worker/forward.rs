@@ -12,37 +12,23 @@
 //! a route of its own.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use api::counters::{Counter, DropReason};
-use api::id::{Interface, PolicyId, Vrf};
+use api::id::{Interface, Vrf};
 use api::record::FiveTuple;
-use esp::ip::{self, IpPacket};
+use esp::head;
+use esp::ip::{self, Family, Ports as Shown};
 
 use super::View;
 use super::answer::{Answer, Refusal};
+use super::classify::is_group_v4;
 use super::exits::{Exit, Exits};
-use super::work::Carries;
+use super::flight::Lane;
 use crate::links::Class;
-use crate::packet::{Origin, Packet};
+use crate::packet::Origin;
 use crate::port::{PortIndex, Side};
-use crate::tables::child::Child;
 use crate::tables::fib::Target;
-use crate::tables::spd::{Decision, Flow, Ports};
-
-/// A clear IP packet on its way through the stages.
-pub(super) struct Clear {
-    pub(super) packet: Packet,
-    pub(super) ip: IpPacket,
-    /// For the gateway itself, or for a group that it may belong to.
-    pub(super) to_us: bool,
-}
-
-impl Carries for Clear {
-    fn packet_mut(&mut self) -> &mut Packet {
-        &mut self.packet
-    }
-}
+use crate::tables::spd::{Decision, Flow, Ports, Rule};
 
 /// Where a packet crosses the boundary to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,18 +40,19 @@ pub(super) enum Towards {
 }
 
 /// What a packet is matched by.
-pub(super) fn flow(ip: &IpPacket, vrf: Vrf, interface: Interface, towards: Towards) -> Flow {
-    let ports = match ip.ports {
-        ip::Ports::None | ip::Ports::Opaque => None,
-        ip::Ports::TypeCode(both) => Some((both, both)),
-        ip::Ports::Pair {
+pub(super) fn flow(lane: &Lane<'_>, vrf: Vrf, interface: Interface, towards: Towards) -> Flow {
+    let ports = match lane.head.ports {
+        Shown::None | Shown::Opaque => None,
+        Shown::TypeCode(both) => Some((both, both)),
+        Shown::Pair {
             source,
             destination,
         } => Some((source, destination)),
     };
+    let (source, destination) = head::addresses(lane.packet.network());
     let (local, remote, ports) = match towards {
-        Towards::Us => (ip.destination, ip.source, ports.map(|(a, b)| (b, a))),
-        Towards::Others => (ip.source, ip.destination, ports),
+        Towards::Us => (destination, source, ports.map(|(a, b)| (b, a))),
+        Towards::Others => (source, destination, ports),
     };
     let ports = ports.map(|(local, remote)| Ports { local, remote });
     Flow {
@@ -73,7 +60,7 @@ pub(super) fn flow(ip: &IpPacket, vrf: Vrf, interface: Interface, towards: Towar
         interface,
         local,
         remote,
-        protocol: ip.protocol,
+        protocol: lane.head.protocol,
         ports,
     }
 }
@@ -94,7 +81,7 @@ pub(super) fn five_tuple(flow: &Flow) -> FiveTuple {
 }
 
 /// What is left to be done with a clear packet.
-pub(super) enum Onward {
+pub(super) enum Onward<'t> {
     /// Out of a port in clear.
     Port {
         /// Egress port.
@@ -104,54 +91,52 @@ pub(super) enum Onward {
     },
     /// Out of the twin's port as Linux made it.
     AsItIs,
-    /// Into a tunnel.
-    Protect {
-        /// The policy that says so.
-        policy: PolicyId,
-        /// Its child.
-        child: Arc<Child>,
-        /// What it was matched by.
-        flow: Flow,
-    },
+    /// Into a tunnel, by this policy.
+    Protect(&'t Rule),
 }
 
 /// Refuses what must not come in in clear, and gives to Linux what is for Linux.
-pub(super) fn admit(view: &View<'_>, clear: &Clear, exits: &mut Exits) -> Result<(), Exit> {
-    let port = view.port(clear.packet.port).ok_or(DropReason::Internal)?;
-    match clear.packet.origin {
+pub(super) fn admit(view: &View<'_>, lane: &Lane<'_>, exits: &mut Exits) -> Result<(), Exit> {
+    let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
+    match lane.packet.origin {
         Origin::Twin => return Ok(()),
-        Origin::Tunnel if clear.to_us => return Err(Exit::Punt(Class::Rest)),
-        Origin::Tunnel if clear.ip.destination_is_group() => {
+        Origin::Tunnel if lane.to_us => return Err(Exit::Punt(Class::Rest)),
+        Origin::Tunnel if is_group(lane) => {
             return Err(DropReason::Multicast.into());
         }
         Origin::Tunnel => return Ok(()),
         Origin::Wire => {}
     }
-    if !clear.to_us && port.side == Side::Inside {
+    if !lane.to_us && port.side == Side::Inside {
         return Ok(());
     }
-    let flow = flow(&clear.ip, clear.packet.vrf, port.interface, Towards::Us);
-    match view
-        .snapshot
-        .policies
-        .inbound(&flow)
-        .map(|rule| &rule.decision)
-    {
+    let flow = flow(lane, lane.packet.vrf, port.interface, Towards::Us);
+    let rule = view.snapshot.policies.inbound(&flow);
+    match rule.map(|rule| &rule.decision) {
         Some(Decision::Bypass) => exits.counts.add(Counter::Bypassed, 1),
         Some(Decision::Protect(_)) => return Err(DropReason::ClearOfProtected.into()),
         Some(Decision::Discard) => return Err(DropReason::DiscardPolicy.into()),
-        None => return Err(no_inbound_policy(&clear.ip).into()),
+        None => return Err(no_inbound_policy(flow.local).into()),
     }
-    if clear.to_us {
+    if lane.to_us {
         Err(Exit::Punt(Class::Rest))
     } else {
         Ok(())
     }
 }
 
+/// Whether the destination is a group or the limited broadcast address.
+fn is_group(lane: &Lane<'_>) -> bool {
+    let packet = lane.packet.network();
+    match lane.head.family {
+        Family::V4 => is_group_v4(head::addresses_v4(packet).1),
+        Family::V6 => head::addresses_v6(packet).1 >> 120 == 0xff,
+    }
+}
+
 /// Groups that nobody asked for are background noise, and counted as such.
-fn no_inbound_policy(ip: &IpPacket) -> DropReason {
-    match ip.destination {
+fn no_inbound_policy(destination: IpAddr) -> DropReason {
+    match destination {
         IpAddr::V4(v4) if v4.is_broadcast() => DropReason::Broadcast,
         address if address.is_multicast() => DropReason::Multicast,
         _ => DropReason::NoPolicy,
@@ -159,38 +144,40 @@ fn no_inbound_policy(ip: &IpPacket) -> DropReason {
 }
 
 /// Route and policy of a packet that leaves.
-pub(super) fn route(view: &View<'_>, clear: &Clear, exits: &mut Exits) -> Result<Onward, Exit> {
-    if clear.packet.origin == Origin::Twin {
-        let port = view.port(clear.packet.port).ok_or(DropReason::Internal)?;
-        return leave(view, clear, Some(port.interface), exits)
-            .map(|onward| onward.unwrap_or(Onward::AsItIs));
+pub(super) fn route<'t>(
+    view: &View<'t>,
+    lane: &Lane<'t>,
+    exits: &mut Exits,
+) -> Result<Onward<'t>, Exit> {
+    if lane.packet.origin == Origin::Twin {
+        let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
+        let protect = leave(view, lane, Some(port.interface), exits)?;
+        return Ok(protect.map_or(Onward::AsItIs, Onward::Protect));
     }
-    let target = view
-        .snapshot
-        .fib
-        .lookup(clear.packet.vrf, clear.ip.destination);
+    let (_, destination) = head::addresses(lane.packet.network());
+    let target = view.snapshot.fib.lookup(lane.packet.vrf, destination);
     let egress = match target {
         Some(Target::Port { port, .. }) => view.port(port),
         Some(Target::Discard) | None => None,
     };
     let inside = egress.is_some_and(|port| port.side == Side::Inside);
-    let admitted = match clear.packet.origin {
+    let admitted = match lane.packet.origin {
         Origin::Tunnel => true,
         Origin::Wire => view
-            .port(clear.packet.port)
+            .port(lane.port())
             .is_some_and(|p| p.side == Side::Outside),
         Origin::Twin => false,
     };
     if !(inside && admitted) {
         let interface = egress.map(|port| port.interface);
-        if let Some(protect) = leave(view, clear, interface, exits)? {
-            return Ok(protect);
+        if let Some(rule) = leave(view, lane, interface, exits)? {
+            return Ok(Onward::Protect(rule));
         }
     }
     match target {
         Some(Target::Port { port, gateway }) => Ok(Onward::Port {
             port,
-            next_hop: gateway.unwrap_or(clear.ip.destination),
+            next_hop: gateway.unwrap_or(destination),
         }),
         Some(Target::Discard) => Err(DropReason::DiscardRoute.into()),
         None => Err(DropReason::NoRoute.into()),
@@ -198,29 +185,17 @@ pub(super) fn route(view: &View<'_>, clear: &Clear, exits: &mut Exits) -> Result
 }
 
 /// The outbound policy: protect, or `None` for a bypass.
-fn leave(
-    view: &View<'_>,
-    clear: &Clear,
+fn leave<'t>(
+    view: &View<'t>,
+    lane: &Lane<'_>,
     interface: Option<Interface>,
     exits: &mut Exits,
-) -> Result<Option<Onward>, Exit> {
+) -> Result<Option<&'t Rule>, Exit> {
     let interface_or_none = interface.unwrap_or_default();
-    let flow = flow(
-        &clear.ip,
-        clear.packet.vrf,
-        interface_or_none,
-        Towards::Others,
-    );
+    let flow = flow(lane, lane.packet.vrf, interface_or_none, Towards::Others);
     let rule = view.snapshot.policies.outbound(&flow);
-    match rule.map(|rule| (rule.id, &rule.decision)) {
-        Some((policy, Decision::Protect(child))) => {
-            let child = Arc::clone(child);
-            Ok(Some(Onward::Protect {
-                policy,
-                child,
-                flow,
-            }))
-        }
+    match rule.map(|rule| (rule, &rule.decision)) {
+        Some((rule, Decision::Protect(_))) => Ok(Some(rule)),
         Some((_, Decision::Bypass)) => {
             exits.counts.add(Counter::Bypassed, 1);
             Ok(None)
@@ -231,27 +206,32 @@ fn leave(
 }
 
 /// Makes a clear packet ready to leave by a port: hop limit and size (RFC 1812 5.2, RFC 8200 5).
-pub(super) fn forward(view: &View<'_>, clear: &mut Clear, port: PortIndex) -> Result<(), Refusal> {
+pub(super) fn forward(
+    view: &View<'_>,
+    lane: &mut Lane<'_>,
+    port: PortIndex,
+) -> Result<(), Refusal> {
     let mtu = view.port(port).map_or(0, |port| port.mtu_bytes);
-    let fragmentable = !clear.ip.df;
-    if clear.ip.total_len > usize::from(mtu) {
+    let fragmentable = !lane.head.df;
+    if lane.head.total_len > mtu {
         let answer = (!fragmentable).then_some(Answer::TooBig { mtu: mtu.into() });
         return Err(Refusal {
             reason: DropReason::TooBig,
             answer,
         });
     }
-    hop(clear)
+    hop(lane)
 }
 
 /// Takes one hop off a forwarded packet; Linux has not routed its own packets, only sent them.
-pub(super) fn hop(clear: &mut Clear) -> Result<(), Refusal> {
-    if clear.packet.origin == Origin::Twin {
+#[inline]
+pub(super) fn hop(lane: &mut Lane<'_>) -> Result<(), Refusal> {
+    if lane.packet.origin == Origin::Twin {
         return Ok(());
     }
-    match ip::decrement_ttl(clear.packet.network_mut()) {
+    match ip::decrement_ttl(lane.packet.network_mut()) {
         Some(ttl) => {
-            clear.ip.ttl = ttl;
+            lane.head.ttl = ttl;
             Ok(())
         }
         None => {
