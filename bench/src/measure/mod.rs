@@ -2,6 +2,7 @@
 
 mod clock;
 mod contract;
+mod control;
 mod crypto;
 mod forward;
 mod handshake;
@@ -10,7 +11,7 @@ mod table;
 
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -42,6 +43,48 @@ enum Part {
     Contract,
     /// The real dataplane between software ports; needs root and network namespaces
     Forward,
+}
+
+/// What a command that measures one part is told.
+#[derive(Args)]
+pub(crate) struct PartOptions {
+    /// Runs of each cell; the table has their median and their ends
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..))]
+    runs: u8,
+    /// Also write the figures to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// `culvert-bench crypto`.
+pub(crate) fn run_crypto(options: &PartOptions) -> Result<(), Box<dyn Error>> {
+    let sections = || Ok(vec![crypto::run(usize::from(options.runs))?]);
+    report(options.json.as_deref(), sections)
+}
+
+/// `culvert-bench control`.
+pub(crate) fn run_control(options: &crate::rig::control::Options) -> Result<(), Box<dyn Error>> {
+    report(options.json.as_deref(), || control::sections(options))
+}
+
+/// Prints the sections and writes them.
+fn report(
+    json: Option<&Path>,
+    sections: impl FnOnce() -> Result<Vec<Section>, Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    let cpu = cpu_model();
+    let ghz = clock::cycles_per_ns();
+    println!("{cpu}, {ghz:.2} GHz now, crypto tier {}", ::crypto::tier());
+    let sections = sections()?;
+    for section in &sections {
+        section.print();
+    }
+    if let Some(file) = json {
+        let tier = ::crypto::tier().name();
+        let all = json!({ "cpu": cpu, "ghz": ghz, "crypto_tier": tier, "sections": sections });
+        fs::write(file, serde_json::to_string_pretty(&all)?)?;
+    }
+    Ok(())
 }
 
 /// Measures, prints the table and writes the JSON.

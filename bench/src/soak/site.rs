@@ -56,7 +56,7 @@ fn mac_text(mac: Mac) -> String {
 impl Site {
     /// Makes the namespace. `dir` holds configuration, captures, log and run directory.
     pub(crate) fn new(dir: &Path, binary: &Path) -> Result<Self> {
-        let namespace = format!("culvert-soak-{}", std::process::id());
+        let namespace = format!("culvert-bench-{}", std::process::id());
         ip(&format!("netns add {namespace}"))?;
         let site = Self {
             namespace,
@@ -67,7 +67,8 @@ impl Site {
         Ok(site)
     }
 
-    fn ip(&self, arguments: &str) -> Result<String> {
+    /// Runs `ip` inside.
+    pub(crate) fn ip(&self, arguments: &str) -> Result<String> {
         ip(&format!("-n {} {arguments}", self.namespace))
     }
 
@@ -76,7 +77,8 @@ impl Site {
         self.dir.join(["in.pcap", "out.pcap"][port])
     }
 
-    fn run_dir(&self) -> PathBuf {
+    /// Where the dataplane's sockets are.
+    pub(crate) fn run_dir(&self) -> PathBuf {
         self.dir.join("run")
     }
 
@@ -109,8 +111,12 @@ impl Site {
             text += &static_sa(tunnel);
         }
         text += &policies();
-        fs::write(self.dir.join("culvert.toml"), text)?;
-        Ok(())
+        self.write_configuration(&text)
+    }
+
+    /// Writes the file that the dataplane is started with.
+    pub(crate) fn write_configuration(&self, text: &str) -> Result<()> {
+        Ok(fs::write(self.dir.join("culvert.toml"), text)?)
     }
 
     /// Puts neighbours and routes on the twins of a running dataplane, if they are not there.

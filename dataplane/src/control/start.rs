@@ -194,6 +194,7 @@ fn start_eal(config: &DataplaneConfig) -> Result<Eal, Box<dyn Error>> {
             ConfiguredHuge::Require => HugePages::Required,
             ConfiguredHuge::Never => HugePages::Never,
         },
+        plugins: config.plugins.clone(),
         log: process::log_dpdk,
         ..EalOptions::default()
     };

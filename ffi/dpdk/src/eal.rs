@@ -4,6 +4,7 @@ use std::ffi::{CString, c_char};
 use std::fmt;
 use std::fs;
 use std::marker::PhantomData;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dpdk_sys::{RTE_MAX_LCORE, rte_eal_init};
@@ -37,6 +38,8 @@ pub struct EalOptions {
     /// Device strings of the PCI devices that ports will be attached to. No other PCI device is
     /// touched; without any the bus is off.
     pub pci: Vec<String>,
+    /// Shared objects with drivers that DPDK does not have itself.
+    pub plugins: Vec<PathBuf>,
     /// Takes DPDK's messages of level warning and above.
     pub log: LogSink,
 }
@@ -47,6 +50,7 @@ impl Default for EalOptions {
             memory_mib: 128,
             huge_pages: HugePages::Auto,
             pci: Vec::new(),
+            plugins: Vec::new(),
             log: log::to_stderr,
         }
     }
@@ -267,6 +271,9 @@ fn arguments(options: &EalOptions, huge: bool, affinity: &CpuSet) -> Vec<String>
     if options.pci.is_empty() {
         add("--iova-mode", "va".to_owned());
     }
+    for plugin in &options.plugins {
+        add("-d", plugin.to_string_lossy().into_owned());
+    }
     for device in &options.pci {
         add("-a", device.clone());
     }
@@ -318,6 +325,16 @@ mod tests {
             "{line}"
         );
         assert!(line.contains("--lcores 0@(1,3)"), "{line}");
+    }
+
+    #[test]
+    fn every_plugin_is_loaded() {
+        let options = EalOptions {
+            plugins: vec![PathBuf::from("/a/b.so"), PathBuf::from("/c.so")],
+            ..EalOptions::default()
+        };
+        assert!(line(&options, true).contains("-d /a/b.so -d /c.so"));
+        assert!(!line(&EalOptions::default(), true).contains("-d "));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::fault::hint;
 use super::ports::{self, Port};
 use super::reader::{Conversion, Table};
 use super::statics::{self, StaticPolicy, StaticSa};
-use super::values::{boolean, choice, number, text};
+use super::values::{absolute, boolean, choice, number, text};
 
 pub const RUN_DIR_DEFAULT: &str = "/run/culvert";
 /// What outlives a restart of the machine, unlike the run directory.
@@ -119,6 +119,8 @@ pub struct DataplaneConfig {
     pub workers: Workers,
     pub huge: HugePages,
     pub memory_mib: u32,
+    /// Shared objects with drivers that DPDK does not have itself.
+    pub plugins: Vec<PathBuf>,
     /// Rows of IKE's SAs, both directions together; static SAs come on top.
     pub max_sas: u32,
     pub idle: Idle,
@@ -157,6 +159,7 @@ impl DataplaneConfig {
             workers,
             huge: table.take_or("huge", HugePages::Auto, huge_pages),
             memory_mib: table.take_or("memory_mib", MEMORY_DEFAULT_MIB, number(16..=1 << 20)),
+            plugins: table.take_list("plugins", absolute).unwrap_or_default(),
             max_sas: table.take_or("max_sas", SAS_DEFAULT, number(2..=SAS_MAX)),
             idle: read_idle(table),
             allow_static_keys,

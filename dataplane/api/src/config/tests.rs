@@ -81,6 +81,7 @@ log = "debug"
 workers = [1, 0]
 huge = false
 memory_mib = 64
+plugins = ["/opt/librte_net_x.so"]
 max_sas = 1048576
 idle = "busy"
 allow_static_keys = true
@@ -140,7 +141,7 @@ remote_ts = "0.0.0.0/0"
 }
 
 /// Text inside `[dataplane]`, text at the end, and a message that must be there.
-const BAD_KEYS: [(&str, &str, &str); 17] = [
+const BAD_KEYS: [(&str, &str, &str); 18] = [
     (
         "workerz = 2",
         "",
@@ -171,6 +172,7 @@ const BAD_KEYS: [(&str, &str, &str); 17] = [
         r#""dataplane.cryptodev" is known, but not built yet"#,
     ),
     ("memory_mib = [1]", "", "expects one value, found an array"),
+    ("plugins = [\"x.so\"]", "", "must be an absolute path"),
     (
         "ports = 1",
         "",

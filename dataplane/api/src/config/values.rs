@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use zeroize::Zeroizing;
@@ -25,6 +26,16 @@ pub fn text(word: &str) -> Conversion<String> {
         Err("must not be empty".to_owned())
     } else {
         Ok(word.to_owned())
+    }
+}
+
+/// A path that does not depend on where the process was started.
+pub fn absolute(word: &str) -> Conversion<PathBuf> {
+    let path = PathBuf::from(word);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("must be an absolute path".to_owned())
     }
 }
 

@@ -1,0 +1,86 @@
+//! SAs into a dataplane that polls its ports and gets no packets.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::cache;
+use super::cell::{Cell, Family, Size, Way};
+use super::culvert::{Bench, Setup};
+use super::generator::Times;
+use crate::soak::dataplane::default_binary;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Commands of which each is there and back before the next leaves.
+pub(super) const ROUND_TRIPS: u32 = 2_000;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Numbers of tunnels, with two SAs each
+    #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000")]
+    pub(crate) sas: Vec<u32>,
+    /// Starts of the dataplane for each
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) runs: u8,
+    /// The worker's core
+    #[arg(long, default_value_t = 1)]
+    core: usize,
+    /// Where the control thread runs
+    #[arg(long, default_value_t = 0)]
+    control_core: usize,
+    /// Also write the figures to this file
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// The binary of the dataplane, if it is not beside this one
+    #[arg(long)]
+    dataplane: Option<PathBuf>,
+}
+
+/// What one start gave.
+pub(crate) struct Installed {
+    pub(crate) sas: u32,
+    pub(crate) commands: u64,
+    pub(crate) seconds: f64,
+    pub(crate) round_trip_ns: f64,
+}
+
+/// Starts a dataplane and installs as many tunnels.
+pub(crate) fn install(options: &Options, sas: u32) -> Result<Installed> {
+    let cell = Cell {
+        sas,
+        size: Size::Fixed(64),
+        key_bits: 128,
+        way: Way::Enc,
+        family: Family::V4,
+        udp: false,
+        esn: false,
+    };
+    let setup = Setup {
+        binary: options.dataplane.clone().map_or_else(default_binary, Ok)?,
+        plugin: cache::generator()?,
+        times: Times {
+            warm: 0.0,
+            secs: 0.0,
+        },
+        cores: vec![options.core],
+        control_core: options.control_core,
+        busy: true,
+        pace: None,
+        tier: None,
+        stages: false,
+    };
+    let dir = tempfile::Builder::new()
+        .prefix("culvert-bench-")
+        .tempdir()?;
+    let bench = Bench::new(cell, &setup, dir.path())?;
+    let (installed, mut trips) = bench.install_only(ROUND_TRIPS)?;
+    trips.sort_by(f64::total_cmp);
+    Ok(Installed {
+        sas: installed.sas,
+        commands: installed.commands,
+        seconds: installed.seconds,
+        round_trip_ns: trips.get(trips.len() / 2).copied().unwrap_or(f64::NAN),
+    })
+}

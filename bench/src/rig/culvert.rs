@@ -1,0 +1,309 @@
+//! The real culvert-dataplane between the generator's ports, with SAs as IKE installs them.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, setpriority_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::cell::{Cell, Family, Way};
+use super::generator::{Generator, Stats, Times};
+use super::hugepages::HugePages;
+use super::link::{Installed, Link};
+use super::plan::{PEER_MAC, Plan};
+use super::traffic;
+use super::verify;
+use crate::soak::packet::Mac;
+use crate::soak::site::{Counters, Dataplane, Site};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Packet memory: 2 ports of 1,024 descriptors each way for each worker, and what is under way.
+const MEMORY_MIB: u64 = 128;
+/// The kernel's part of the mirroring, once `ip` has returned.
+const MIRRORING: Duration = Duration::from_millis(200);
+/// The worker wins against ordinary programs on its core.
+const NICE: i32 = -10;
+
+/// What a run of culvert is told, besides the cell.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) binary: PathBuf,
+    pub(crate) plugin: PathBuf,
+    pub(crate) times: Times,
+    /// The workers' cores.
+    pub(crate) cores: Vec<usize>,
+    /// Where everything else of the process runs.
+    pub(crate) control_core: usize,
+    pub(crate) busy: bool,
+    pub(crate) pace: Option<f64>,
+    /// Crypto tier, if not the fastest.
+    pub(crate) tier: Option<String>,
+    pub(crate) stages: bool,
+}
+
+/// What a run gave.
+pub(crate) struct Outcome {
+    pub(crate) stats: Stats,
+    pub(crate) installed: Installed,
+    /// Frames that were looked at and are right.
+    pub(crate) verified: usize,
+    /// Name and cycles per packet of each stage, if the dataplane counts them.
+    pub(crate) stages: Vec<(String, f64)>,
+    /// Nanoseconds and how often.
+    pub(crate) latency: Vec<(u64, u64)>,
+    pub(crate) huge: bool,
+}
+
+/// Everything of one start; dropping it ends the process and removes the namespace.
+pub(crate) struct Bench {
+    pub(crate) site: Site,
+    pub(crate) plan: Plan,
+    setup: Setup,
+    huge: Option<HugePages>,
+}
+
+impl Bench {
+    /// Namespace, traffic and configuration.
+    pub(crate) fn new(cell: Cell, setup: &Setup, dir: &Path) -> Result<Self> {
+        let workers = setup.cores.len();
+        let plan = Plan::new(cell, u32::try_from(workers)?)?;
+        let site = Site::new(dir, &setup.binary)?;
+        let memory = MEMORY_MIB * workers as u64;
+        let huge = HugePages::reserve(memory + 16);
+        Ok(Self {
+            site,
+            plan,
+            setup: setup.clone(),
+            huge,
+        })
+    }
+
+    /// One run of the generator from start to end.
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        let workers = self.setup.cores.len();
+        let generator = Generator {
+            dir: &self.site.dir,
+            cell: self.plan.cell,
+            times: self.setup.times,
+            queues: workers,
+            pace: self.setup.pace,
+            gated: true,
+        };
+        let files = traffic::write(&self.plan, workers, &self.site.dir)?;
+        let devices = [generator.sender(&files), generator.sink()];
+        self.configure(&devices)?;
+        let mut dataplane = self.site.start()?;
+        self.prepare_links()?;
+        let mut link = Link::connect(&self.site.run_dir())?;
+        let installed = link
+            .install(&self.plan)
+            .map_err(|error| format!("{error}{}", self.site.log()))?;
+        std::thread::sleep(MIRRORING);
+        self.place(dataplane.pid())?;
+        let before = dataplane.counters()?;
+        generator.open_gate()?;
+        let (stages, stats) = self.measure(&generator, &mut dataplane)?;
+        let checked = self.check(&stats, &generator);
+        let after = dataplane.counters()?;
+        let verified =
+            checked.map_err(|error| format!("{error}; drops: {}", drops(&before, &after)))?;
+        drop(link);
+        dataplane.stop()?;
+        let latency = match self.setup.pace {
+            Some(_) => latencies(&generator.latency_file())?,
+            None => Vec::new(),
+        };
+        Ok(Outcome {
+            stats,
+            installed,
+            verified,
+            stages,
+            latency,
+            huge: self.huge.is_some(),
+        })
+    }
+
+    /// Installs the SAs and measures some commands, without any packet.
+    pub(crate) fn install_only(&self, trips: u32) -> Result<(Installed, Vec<f64>)> {
+        self.configure(&["net_gen0".to_owned(), "net_gen1".to_owned()])?;
+        let dataplane = self.site.start()?;
+        self.place(dataplane.pid())?;
+        let mut link = Link::connect(&self.site.run_dir())?;
+        let installed = link
+            .install(&self.plan)
+            .map_err(|error| format!("{error}{}", self.site.log()))?;
+        let trips = link.round_trips(&self.plan, trips)?;
+        drop(link);
+        dataplane.stop()?;
+        Ok((installed, trips))
+    }
+
+    fn check(&self, stats: &Stats, generator: &Generator<'_>) -> Result<usize> {
+        stats.check(self.plan.cell, self.setup.pace.is_some())?;
+        verify::capture(&self.plan, &generator.dump())
+    }
+
+    /// Counters at the start and end of the measuring, for the stages, and the generator's figures.
+    fn measure(
+        &self,
+        generator: &Generator<'_>,
+        dataplane: &mut Dataplane<'_>,
+    ) -> Result<(Vec<(String, f64)>, Stats)> {
+        let Times { warm, secs } = self.setup.times;
+        let mut window = None;
+        if self.setup.stages {
+            std::thread::sleep(Duration::from_secs_f64(warm + secs * 0.1));
+            let first = dataplane.counters()?;
+            std::thread::sleep(Duration::from_secs_f64(secs * 0.8));
+            window = Some((first, dataplane.counters()?));
+        }
+        let stats = generator.wait(|| dataplane.assert_alive())?;
+        let stages =
+            window.map_or_else(Vec::new, |(first, last)| stages(&first, &last, stats.ratio));
+        Ok((stages, stats))
+    }
+
+    fn configure(&self, devices: &[String; 2]) -> Result<()> {
+        let Setup { cores, .. } = &self.setup;
+        let workers: Vec<String> = cores.iter().map(ToString::to_string).collect();
+        let memory = MEMORY_MIB * cores.len() as u64;
+        let mut text = format!(
+            "[dataplane]\nrun_dir = \"{}\"\nhuge = {}\nmemory_mib = {memory}\nmax_sas = {}\n\
+             workers = [{}]\nidle = \"{}\"\nplugins = [\"{}\"]\n",
+            self.site.run_dir().display(),
+            self.huge.is_some(),
+            self.plan.max_sas(),
+            workers.join(", "),
+            if self.setup.busy { "busy" } else { "adaptive" },
+            self.setup.plugin.display(),
+        );
+        if let Some(tier) = &self.setup.tier {
+            writeln!(text, "crypto_tier = \"{tier}\"")?;
+        }
+        if self.setup.stages {
+            text += "stage_clock = true\n";
+        }
+        // Frames come in by the first port and leave by the second.
+        let sides = match self.plan.cell.way {
+            Way::Enc => ["inside", "outside"],
+            Way::Dec => ["outside", "inside"],
+        };
+        for (side, device) in sides.iter().zip(devices) {
+            let (name, prefix) = match *side {
+                "inside" => ("in", self.near_prefix().to_owned()),
+                _ => ("out", self.gateway_prefix()),
+            };
+            writeln!(
+                text,
+                "[[dataplane.ports]]\nname = \"{name}\"\nside = \"{side}\"\nmtu = 1600\n\
+                 queues = {}\ndevice = \"{device}\"\naddresses = [\"{prefix}\"]",
+                cores.len()
+            )?;
+        }
+        self.site.write_configuration(&text)
+    }
+
+    fn near_prefix(&self) -> &'static str {
+        match self.plan.cell.family {
+            Family::V4 => "10.8.0.254/16",
+            Family::V6 => "fd00:8::fe/64",
+        }
+    }
+
+    fn gateway_prefix(&self) -> String {
+        let bits = match self.plan.cell.family {
+            Family::V4 => 24,
+            Family::V6 => 64,
+        };
+        format!("{}/{bits}", self.plan.gateway())
+    }
+
+    /// Routes and neighbours that last, on the twins.
+    fn prepare_links(&self) -> Result<()> {
+        let far: &[&str] = match self.plan.cell.family {
+            Family::V4 => &["172.0.0.0/8", "10.0.0.0/8"],
+            Family::V6 => &["2001:db8:1::/48", "fd00:16::/32"],
+        };
+        let hop = self.plan.next_hop();
+        let mut batch = String::new();
+        for (address, device) in [(hop, "cv-out"), (self.plan.near_host(), "cv-in")] {
+            let mac = mac_text(PEER_MAC);
+            writeln!(
+                batch,
+                "neigh replace {address} dev {device} lladdr {mac} nud permanent"
+            )?;
+        }
+        for network in far {
+            writeln!(batch, "route replace {network} via {hop} dev cv-out")?;
+        }
+        let file = self.site.dir.join("links");
+        fs::write(&file, batch)?;
+        self.site.ip(&format!("-batch {}", file.display()))?;
+        Ok(())
+    }
+
+    /// Keeps everything but the workers off their cores, and the workers in front of others there.
+    fn place(&self, pid: u32) -> Result<()> {
+        let mut control = CpuSet::new();
+        control.set(self.setup.control_core);
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?;
+            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            let id = task.file_name().to_string_lossy().parse().ok();
+            let Some(id) = id.and_then(Pid::from_raw) else {
+                continue;
+            };
+            if name.starts_with("worker-") {
+                setpriority_process(Some(id), NICE)?;
+            } else {
+                sched_setaffinity(Some(id), &control)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn mac_text(mac: Mac) -> String {
+    traffic::hex(&mac, ":")
+}
+
+fn drops(before: &Counters, after: &Counters) -> String {
+    let rows = after.rows.iter().filter(|row| row.is_drop);
+    let more: Vec<String> = rows
+        .filter(|row| row.value > before.get(&row.name))
+        .map(|row| format!("{} {}", row.name, row.value - before.get(&row.name)))
+        .collect();
+    if more.is_empty() {
+        "none".to_owned()
+    } else {
+        more.join(", ")
+    }
+}
+
+/// Core cycles per transmitted packet of each `stage_NAME_cycles`.
+fn stages(first: &Counters, last: &Counters, ratio: f64) -> Vec<(String, f64)> {
+    let packets = last.get("tx").saturating_sub(first.get("tx")).max(1);
+    let rows = last.rows.iter().filter_map(|row| {
+        let name = row.name.strip_prefix("stage_")?.strip_suffix("_cycles")?;
+        let cycles = row.value.saturating_sub(first.get(&row.name));
+        Some((name.to_owned(), cycles as f64 * ratio / packets as f64))
+    });
+    rows.collect()
+}
+
+/// Lines of nanoseconds and how often.
+fn latencies(path: &Path) -> Result<Vec<(u64, u64)>> {
+    let text = fs::read_to_string(path)?;
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let pairs = lines.map(|line| {
+        let (ns, count) = line.split_once(' ')?;
+        Some((ns.parse().ok()?, count.parse().ok()?))
+    });
+    pairs
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| format!("{}: not what the generator writes", path.display()).into())
+}
