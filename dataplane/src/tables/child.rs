@@ -53,6 +53,9 @@ pub struct ChildSettings {
 pub struct Child {
     /// Its number.
     pub id: ChildId,
+    /// A small number of its own for dense tables; another child has it only when no worker can
+    /// see policies that name this one.
+    pub slot: u32,
     settings: ArcSwap<ChildSettings>,
     outbound: ArcSwapOption<Sa>,
     /// Time of the last acquire plus one; 0 before the first.
@@ -60,9 +63,10 @@ pub struct Child {
 }
 
 impl Child {
-    pub(super) fn new(record: record::Child, path: Arc<PathSlot>) -> Self {
+    pub(super) fn new(record: record::Child, path: Arc<PathSlot>, slot: u32) -> Self {
         Self {
             id: record.id,
+            slot,
             settings: ArcSwap::from_pointee(ChildSettings { record, path }),
             outbound: ArcSwapOption::empty(),
             acquired_ms: AtomicU64::new(0),
