@@ -79,7 +79,7 @@ pub(super) fn start(
         contract: Contract::listen(&config.run_dir, side)?,
         routes: Vec::new(),
         locals: Vec::new(),
-        neighbours: Neighbours::new(),
+        neighbours: Neighbours::default(),
         sequences,
         ports_seen: now,
     };

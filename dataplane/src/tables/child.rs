@@ -51,6 +51,9 @@ pub struct ChildSettings {
 pub struct Child {
     /// Its number.
     pub id: ChildId,
+    /// A small number of its own for dense tables; another child has it only when no worker can
+    /// see policies that name this one.
+    pub slot: u32,
     settings: ArcSwap<ChildSettings>,
     /// The number of the SA that outbound packets take; 0 is none.
     outbound: AtomicU32,
@@ -59,9 +62,10 @@ pub struct Child {
 }
 
 impl Child {
-    pub(super) fn new(record: record::Child, path: Arc<PathSlot>) -> Self {
+    pub(super) fn new(record: record::Child, path: Arc<PathSlot>, slot: u32) -> Self {
         Self {
             id: record.id,
+            slot,
             settings: ArcSwap::from_pointee(ChildSettings { record, path }),
             outbound: AtomicU32::new(0),
             acquired_ms: AtomicU64::new(0),

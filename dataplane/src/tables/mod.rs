@@ -3,8 +3,12 @@
 //! A worker loads the snapshot once for each batch. SAs change one at a time and are loaded for
 //! each group of packets. All changes go through the one [`TablesWriter`](writer::TablesWriter).
 
+pub mod address;
 pub mod child;
 pub mod fib;
+pub mod flow_cache;
+#[cfg(test)]
+mod random;
 pub mod sad;
 pub mod spd;
 pub mod writer;

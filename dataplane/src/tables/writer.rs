@@ -7,6 +7,7 @@
 mod commit;
 mod list;
 mod objects;
+mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use super::sad::{RemovedSa, SadWriter};
 use super::{Snapshot, Tables};
 use crate::port::{Mac, PortIndex};
 use crate::state::{Rows, State};
+use slots::Slots;
 
 /// What came of a command.
 #[derive(Debug, PartialEq)]
@@ -101,6 +103,7 @@ pub struct TablesWriter {
     dirty: bool,
     paths: HashMap<PathId, PathEntry>,
     children: HashMap<ChildId, ChildEntry>,
+    slots: Slots,
     sas: HashMap<SaId, SaEntry>,
     policies: BTreeMap<PolicyId, Policy>,
     policies_changed: bool,
@@ -123,6 +126,7 @@ impl TablesWriter {
             dirty: false,
             paths: HashMap::new(),
             children: HashMap::new(),
+            slots: Slots::default(),
             sas: HashMap::new(),
             policies: BTreeMap::new(),
             policies_changed: false,
@@ -177,6 +181,7 @@ impl TablesWriter {
             self.tables.snapshot.store(Arc::new(self.next.clone()));
             self.dirty = false;
         }
+        self.slots.published(&self.tables.quiescence);
     }
 
     /// Replaces all routes.

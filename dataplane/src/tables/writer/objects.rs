@@ -93,8 +93,11 @@ impl TablesWriter {
         let Some(path) = self.paths.get_mut(&record.path) else {
             return invalid(Field::CHILD_PATH);
         };
+        let Some(slot) = self.slots.take(&self.tables.quiescence) else {
+            return Status::Full;
+        };
         path.children.push(id);
-        let child = Arc::new(child::Child::new(record, Arc::clone(&path.slot)));
+        let child = Arc::new(child::Child::new(record, Arc::clone(&path.slot), slot));
         self.children.insert(
             id,
             ChildEntry {
@@ -128,6 +131,7 @@ impl TablesWriter {
             Some(entry) if !entry.sas.is_empty() || entry.policies > 0 => Status::Busy,
             Some(entry) => {
                 let path = entry.child.settings().path.id;
+                self.slots.put_back(entry.child.slot);
                 self.children.remove(&id);
                 self.leave_path(path, id);
                 Status::Ok
