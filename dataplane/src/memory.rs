@@ -9,7 +9,7 @@
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
@@ -42,6 +42,8 @@ fn prefetch_line(at: *const u8) {
 /// # Safety
 /// Zero bytes are a valid value.
 unsafe trait Zero {}
+// SAFETY: an integer.
+unsafe impl Zero for AtomicU32 {}
 // SAFETY: an integer.
 unsafe impl Zero for AtomicU64 {}
 // SAFETY: nothing is claimed about the bytes of a `MaybeUninit`.
@@ -98,6 +100,41 @@ impl<T> Drop for Pages<T> {
         // SAFETY: exactly what `new` mapped; no reference outlives `self`. A failure leaves it
         // mapped, which harms nobody.
         let _ = unsafe { mm::munmap(self.first.as_ptr().cast(), bytes) };
+    }
+}
+
+/// A dense table of numbers, 0 at first, that one thread sets and all read.
+pub struct Numbers(Pages<AtomicU32>);
+
+impl Numbers {
+    /// A table for so many.
+    #[must_use]
+    pub fn new(len: u32) -> Self {
+        Self(Pages::new(len as usize))
+    }
+
+    /// The number there; 0 behind the end.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, index: u32) -> u32 {
+        let number = self.0.as_slice().get(index as usize);
+        // Acquire: who sees the number sees what it stands for.
+        number.map_or(0, |number| number.load(Ordering::Acquire))
+    }
+
+    /// Sets a number; one behind the end stays 0.
+    pub fn set(&self, index: u32, to: u32) {
+        if let Some(number) = self.0.as_slice().get(index as usize) {
+            number.store(to, Ordering::Release);
+        }
+    }
+
+    /// Asks for a number.
+    #[inline]
+    pub fn prefetch(&self, index: u32) {
+        if let Some(number) = self.0.as_slice().get(index as usize) {
+            prefetch(number);
+        }
     }
 }
 
@@ -366,7 +403,7 @@ mod tests {
     use super::*;
 
     /// Counts its drops.
-    struct Value(u32, Arc<core::sync::atomic::AtomicU32>);
+    struct Value(u32, Arc<AtomicU32>);
 
     impl Drop for Value {
         fn drop(&mut self) {

@@ -9,6 +9,8 @@ mod forward;
 mod inbound;
 mod limits;
 mod outbound;
+mod search;
+mod stage_clock;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -27,6 +29,7 @@ use crate::quiescence::Turn;
 use crate::state::{self, State};
 use crate::tables::{Snapshot, Tables};
 use exits::Exits;
+use stage_clock::StageClock;
 use work::Work;
 
 /// Turns with packets between two publications of the counters.
@@ -50,6 +53,8 @@ pub struct WorkerParts {
     pub limits: ExceptionLimits,
     /// Longest sleep in microseconds; 0 polls without end.
     pub max_latency_us: u32,
+    /// Count the cycles of each stage.
+    pub stage_clock: bool,
 }
 
 /// One worker's queues of one port.
@@ -124,7 +129,7 @@ impl Worker {
                 state,
                 ports,
             },
-            work: Work::new(receivers, exits),
+            work: Work::new(receivers, exits, StageClock::new(parts.stage_clock)),
             idle: Idle::new(parts.max_latency_us),
         }
     }

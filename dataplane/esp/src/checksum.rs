@@ -65,7 +65,7 @@ pub fn internet(bytes: &[u8]) -> u16 {
 
 /// Whether the checksum of an IPv4 header without options is right. The sum is the same in any byte
 /// order (RFC 1071 2 B), so five additions of native words do.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn is_right_v4(header: &[u8; 20]) -> bool {
     let (words, _) = header.as_chunks::<4>();

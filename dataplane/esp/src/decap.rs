@@ -135,7 +135,7 @@ impl EspHeader {
     ///
     /// # Errors
     /// [`DecapError::Short`], [`DecapError::Spi`]
-    #[inline]
+    #[inline(always)]
     pub fn parse(esp: &[u8]) -> Result<Self, DecapError> {
         let spi = u32_at(esp, 0).ok_or(DecapError::Short)?;
         let sequence = u32_at(esp, 4).ok_or(DecapError::Short)?;
@@ -170,7 +170,7 @@ impl EspHeader {
 ///
 /// # Errors
 /// [`DecapError::Short`], [`DecapError::Alignment`]
-#[inline]
+#[inline(always)]
 pub fn sealed(esp: Range<usize>, icv_len: usize) -> Result<Range<usize>, DecapError> {
     let start = esp.start.saturating_add(ESP_HEADER_BYTES + IV_BYTES);
     let sealed_len = esp.end.checked_sub(start).ok_or(DecapError::Short)?;
@@ -199,7 +199,7 @@ pub enum Inner {
 ///
 /// # Errors
 /// [`DecapError::Padding`], [`DecapError::NextHeader`], [`DecapError::Inner`]
-#[inline]
+#[inline(always)]
 pub fn inner(plaintext: &[u8]) -> Result<Inner, DecapError> {
     let (body, [pad_len, next_header]) = plaintext
         .split_last_chunk::<TRAILER_BYTES>()
@@ -228,7 +228,7 @@ pub fn inner(plaintext: &[u8]) -> Result<Inner, DecapError> {
 }
 
 /// RFC 4303 2.4: 1, 2, 3, .. as far as there is padding.
-#[inline]
+#[inline(always)]
 fn is_padding(padding: &[u8]) -> bool {
     padding.iter().zip(1..=u8::MAX).all(|(is, due)| *is == due)
 }
@@ -240,7 +240,7 @@ fn is_padding(padding: &[u8]) -> bool {
 ///
 /// # Errors
 /// [`DecapError::Ecn`] for a packet that RFC 6040 has us drop.
-#[inline]
+#[inline(always)]
 pub fn apply_outer_tos(
     packet: &mut [u8],
     inner: &mut Head,

@@ -190,7 +190,7 @@ impl Tunnel {
     }
 
     /// How many bytes to put around an inner packet of `inner_len` bytes.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn sizes(&self, inner_len: usize) -> Sizes {
         let trailer = pad_len(inner_len).saturating_add(TRAILER_BYTES);
@@ -201,7 +201,7 @@ impl Tunnel {
     }
 
     /// How many bytes longer the outer packet is.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn overhead(&self, inner_len: usize) -> usize {
         let sizes = self.sizes(inner_len);
@@ -226,7 +226,7 @@ impl Tunnel {
     ///
     /// # Errors
     /// [`EncapError`]; then nothing has been written.
-    #[inline]
+    #[inline(always)]
     pub fn write(
         &self,
         frame: &mut [u8],
@@ -272,21 +272,21 @@ impl Tunnel {
     }
 
     /// Bytes in front of the inner packet: outer headers, ESP header and IV.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn prepend(&self) -> usize {
         self.header_len()
             .saturating_add(ESP_HEADER_BYTES + IV_BYTES)
     }
 
-    #[inline]
+    #[inline(always)]
     fn header_len(&self) -> usize {
         let udp = if self.udp { UDP_HEADER_BYTES } else { 0 };
         ip_header_len(self.family).saturating_add(udp)
     }
 
     /// The usual outer header, IPv4 without UDP, at one go.
-    #[inline]
+    #[inline(always)]
     fn headers_v4(
         &self,
         headers: &mut [u8],
@@ -329,7 +329,7 @@ impl Tunnel {
         write_esp(esp, spi, sequence)
     }
 
-    #[inline]
+    #[inline(always)]
     fn fill_v4(
         &self,
         outer: &mut [u8; IPV4_HEADER_BYTES],
@@ -431,7 +431,7 @@ const TRAILERS: [[u8; 8]; ALIGNMENT_BYTES] = [
 
 /// Padding, its length, next header. The ICV behind them has at least 8 bytes, so that 8 can be
 /// written at once.
-#[inline]
+#[inline(always)]
 fn write_trailer(sealed: &mut [u8], inner: &Head) -> Option<()> {
     let next_header = match inner.family {
         Family::V4 => protocol::IPV4,
@@ -444,7 +444,7 @@ fn write_trailer(sealed: &mut [u8], inner: &Head) -> Option<()> {
 }
 
 /// SPI, sequence number, and the IV, which is the whole sequence number (RFC 4303 2, RFC 4106 3.1).
-#[inline]
+#[inline(always)]
 fn write_esp(esp: &mut [u8], spi: u32, sequence: u64) -> Option<()> {
     let (spi, sequence) = (u64::from(spi), sequence);
     let clear = (spi << 32) | (sequence & 0xffff_ffff);

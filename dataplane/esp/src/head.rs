@@ -48,7 +48,7 @@ impl Head {
     ///
     /// # Errors
     /// As [`IpPacket::parse_as`].
-    #[inline]
+    #[inline(always)]
     pub fn parse_as(family: Family, packet: &[u8]) -> Result<Self, IpError> {
         if family == Family::V4
             && let Some(head) = Self::plain_v4(packet)
@@ -78,7 +78,7 @@ impl Head {
     }
 
     /// A whole IPv4 packet without options, with a right checksum; `None` for all else, bad or good.
-    #[inline]
+    #[inline(always)]
     fn plain_v4(packet: &[u8]) -> Option<Self> {
         let header = packet.first_chunk::<IPV4_HEADER_BYTES>()?;
         let [version_ihl, tos, l0, l1, _, _, f0, f1, ttl, protocol, ..] = *header;
@@ -135,7 +135,7 @@ impl Head {
 }
 
 /// Source and destination of an IPv4 packet; zeros if it is too short to have any.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn addresses_v4(packet: &[u8]) -> (u32, u32) {
     let both = array::<8>(packet, 12).unwrap_or_default();

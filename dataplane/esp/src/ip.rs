@@ -380,7 +380,7 @@ fn ports(protocol: u8, fragment: Fragment, l4: &[u8]) -> Ports {
 /// Of a packet that enters a tunnel it is the forwarding step before encapsulation that calls this
 /// (RFC 4301 5.1.2.1 note 2); neither [`crate::encap`] nor [`crate::decap`] does.
 /// None, and nothing changed, if the packet has to be discarded: TTL was 0 or 1.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn decrement_ttl(packet: &mut [u8]) -> Option<u8> {
     let header = packet.first_chunk_mut::<IPV4_HEADER_BYTES>()?;

@@ -156,7 +156,7 @@ impl Control<'_> {
                 remote: path.remote.to_string(),
                 udp_encapsulation: path.udp_encapsulation,
                 algorithm: self.algorithm(info),
-                active: sa.child.outbound() == Some(info.id),
+                active: self.writer.tables().active(sa.child.slot) == Some(info.id),
                 packets: value(|row| row.packets),
                 bytes: value(|row| row.bytes),
                 sequence: value(|row| row.sequence),

@@ -182,6 +182,7 @@ fn worker_parts(
         links,
         limits: config.exception_limits,
         max_latency_us,
+        stage_clock: config.stage_clock,
     });
     parts.collect()
 }

@@ -66,7 +66,7 @@ impl Address for u32 {
         self.into()
     }
 
-    #[inline]
+    #[inline(always)]
     fn and(self, mask: Self) -> Self {
         self & mask
     }
@@ -85,7 +85,7 @@ impl Address for u32 {
         usize::try_from((self >> (shift & 31)) & 0xff).unwrap_or(0)
     }
 
-    #[inline]
+    #[inline(always)]
     fn mix(seeds: &Seeds, vrf: Vrf, local: Self, remote: Self) -> u64 {
         let [a, b, c, d] = seeds.0;
         let addresses = u64::from(local) << 32 | u64::from(remote);
@@ -115,7 +115,7 @@ impl Address for u128 {
         self
     }
 
-    #[inline]
+    #[inline(always)]
     fn and(self, mask: Self) -> Self {
         self & mask
     }
@@ -134,7 +134,7 @@ impl Address for u128 {
         usize::try_from((self >> (shift & 127)) & 0xff).unwrap_or(0)
     }
 
-    #[inline]
+    #[inline(always)]
     fn mix(seeds: &Seeds, vrf: Vrf, local: Self, remote: Self) -> u64 {
         let [a, b, c, d] = seeds.0;
         let [(local_high, local_low), (remote_high, remote_low)] = [halves(local), halves(remote)];
@@ -172,13 +172,13 @@ impl Default for Seeds {
 }
 
 /// Both halves of the product in one.
-#[inline]
+#[inline(always)]
 fn fold(a: u64, b: u64) -> u64 {
     let (high, low) = halves(u128::from(a) * u128::from(b));
     high ^ low
 }
 
-#[inline]
+#[inline(always)]
 fn halves(wide: u128) -> (u64, u64) {
     let low = u64::try_from(wide & u128::from(u64::MAX)).unwrap_or(0);
     (u64::try_from(wide >> 64).unwrap_or(0), low)

@@ -1,9 +1,9 @@
 //! Paths and Children: what stands between a policy and an SA (RFC 4301 4.4.2).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use api::id::{ChildId, PathId, SaId};
+use api::id::{ChildId, PathId};
 use api::record;
 use arc_swap::ArcSwap;
 
@@ -55,8 +55,6 @@ pub struct Child {
     /// see policies that name this one.
     pub slot: u32,
     settings: ArcSwap<ChildSettings>,
-    /// The number of the SA that outbound packets take; 0 is none.
-    outbound: AtomicU32,
     /// Time of the last acquire plus one; 0 before the first.
     acquired_ms: AtomicU64,
 }
@@ -67,7 +65,6 @@ impl Child {
             id: record.id,
             slot,
             settings: ArcSwap::from_pointee(ChildSettings { record, path }),
-            outbound: AtomicU32::new(0),
             acquired_ms: AtomicU64::new(0),
         }
     }
@@ -76,13 +73,6 @@ impl Child {
     #[must_use]
     pub fn settings(&self) -> Arc<ChildSettings> {
         self.settings.load_full()
-    }
-
-    /// The SA that outbound packets take; `None` before the first and after the last.
-    #[must_use]
-    pub fn outbound(&self) -> Option<SaId> {
-        // Acquire: the SA was in the SAD before it was activated.
-        Some(SaId(self.outbound.load(Ordering::Acquire))).filter(|id| id.0 != 0)
     }
 
     /// True when an acquire may be sent now, and counts it as sent.
@@ -101,10 +91,5 @@ impl Child {
     pub(super) fn update(&self, record: record::Child, path: Arc<PathSlot>) {
         self.settings
             .store(Arc::new(ChildSettings { record, path }));
-    }
-
-    pub(super) fn activate(&self, sa: Option<SaId>) {
-        let id = sa.map_or(0, |id| id.0);
-        self.outbound.store(id, Ordering::Release);
     }
 }

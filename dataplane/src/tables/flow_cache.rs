@@ -41,6 +41,11 @@ const _: () = assert!(size_of::<Entry>() == 64);
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Place(usize);
 
+impl Place {
+    /// That of no flow.
+    pub const EMPTY: Self = Self(0);
+}
+
 impl FlowCache {
     /// An empty cache for [`FLOWS`].
     #[must_use]

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use api::id::{Geometry, SaId};
 use arc_swap::{ArcSwap, Guard};
 
+use crate::memory::Numbers;
 use crate::quiescence::Quiescence;
 use fib::{Fib, Locals, Neighbours};
 use sad::{Sad, SadWriter};
@@ -48,6 +49,8 @@ pub struct Tables {
     snapshot: ArcSwap<Snapshot>,
     /// The SAs.
     pub sad: Sad,
+    /// The SA that outbound packets of a child take, by the child's slot; 0 is none.
+    active: Numbers,
     /// Which worker owns which shard; an entry moves at a quiescent point only.
     owners: Box<[AtomicU8]>,
     /// Who has seen what.
@@ -69,6 +72,7 @@ impl Tables {
         let tables = Self {
             snapshot: ArcSwap::default(),
             sad,
+            active: Numbers::new(writer::MAX_CHILDREN),
             owners: owners.collect(),
             quiescence,
         };
@@ -79,6 +83,24 @@ impl Tables {
     #[must_use]
     pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
         self.snapshot.load()
+    }
+
+    /// The SA that outbound packets of the child with this slot take; `None` before the first and
+    /// after the last.
+    #[inline]
+    #[must_use]
+    pub fn active(&self, slot: u32) -> Option<SaId> {
+        Some(SaId(self.active.get(slot))).filter(|id| id.0 != 0)
+    }
+
+    /// Asks for what [`active`](Self::active) reads.
+    #[inline]
+    pub fn prefetch_active(&self, slot: u32) {
+        self.active.prefetch(slot);
+    }
+
+    fn activate(&self, slot: u32, sa: Option<SaId>) {
+        self.active.set(slot, sa.map_or(0, |id| id.0));
     }
 
     /// The worker that owns the SA's state.

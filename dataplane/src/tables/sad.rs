@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use api::id::{ChildId, Geometry, Interface, SaId, Vrf};
+use api::id::{Geometry, Interface, SaId, Vrf};
 use api::record::Limits;
 use api::window::WindowSlot;
 use arc_swap::ArcSwap;
@@ -34,8 +34,8 @@ pub struct Sa {
     pub spi: u32,
     /// Its row in the SAD and in the state region.
     pub row: u32,
-    /// The child it belongs to.
-    pub child: ChildId,
+    /// The slot of the child it belongs to.
+    pub child: u32,
     /// Routing instance of its outer packets.
     pub vrf: Vrf,
     /// Port that inbound packets must come by; 0 is any.

@@ -26,6 +26,7 @@ use super::sad::{RemovedSa, SadWriter};
 use super::{Snapshot, Tables};
 use crate::port::{Mac, PortIndex};
 use crate::state::{Rows, State};
+pub(super) use slots::MAX_SLOTS as MAX_CHILDREN;
 use slots::Slots;
 
 /// What came of a command.

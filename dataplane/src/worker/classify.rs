@@ -46,7 +46,7 @@ pub(super) enum FromTwin {
 }
 
 /// Sorts a frame that a port received.
-#[inline]
+#[inline(always)]
 pub(super) fn wire(
     lane: &mut Lane<'_>,
     port: &PortInfo,
@@ -62,7 +62,7 @@ pub(super) fn wire(
 
 /// The usual frame, told by one masked compare: to the port's address, untagged, IPv4 without
 /// options. What is wrong with any other frame is for [`any`] to say.
-#[inline]
+#[inline(always)]
 fn plain(frame: &[u8], mac: Mac) -> Option<Head> {
     let header = frame.first_chunk::<16>()?;
     let (destination, source, kind) = split(u128::from_be_bytes(*header));
@@ -123,7 +123,7 @@ fn any(lane: &mut Lane<'_>, port: &PortInfo, locals: &Locals) -> Result<Sorted, 
 }
 
 /// Sorts an IPv4 packet that came to the port's own address or a group's.
-#[inline]
+#[inline(always)]
 fn sort_v4(lane: &mut Lane<'_>, locals: &Locals) -> Result<Sorted, DropReason> {
     let (source, destination) = head::addresses_v4(lane.packet.network());
     if !is_unicast_source_v4(source) {
@@ -262,7 +262,7 @@ const fn is_link_local_v6(address: u128) -> bool {
 }
 
 /// Sorts a packet for one of the gateway's own addresses.
-#[inline]
+#[inline(always)]
 fn for_gateway(lane: &mut Lane<'_>) -> Result<Sorted, DropReason> {
     lane.to_us = true;
     match lane.head.protocol {
@@ -305,7 +305,7 @@ fn for_udp(lane: &mut Lane<'_>) -> Result<Sorted, DropReason> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn found_esp(
     lane: &mut Lane<'_>,
     esp: &std::ops::Range<usize>,

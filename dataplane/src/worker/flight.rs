@@ -5,7 +5,7 @@
 
 use std::ops::{BitOr, BitOrAssign};
 
-use api::id::SaId;
+use api::id::{Interface, SaId};
 use arrayvec::ArrayVec;
 use crypto::KeyContext;
 use dpdk::BATCH_SIZE;
@@ -13,10 +13,11 @@ use esp::head::Head;
 use esp::ip::{Family, Fragment, Ports};
 
 use super::exits::{Exit, Exits};
+use super::search::Begun;
 use crate::packet::Packet;
 use crate::port::PortIndex;
+use crate::tables::fib::NextHop;
 use crate::tables::sad::Sa;
-use crate::tables::spd::Rule;
 
 /// One packet and what the stages found out about it.
 pub(super) struct Lane<'t> {
@@ -37,8 +38,15 @@ pub(super) struct Lane<'t> {
     pub(super) sa_id: SaId,
     pub(super) sa: Option<&'t Sa>,
     pub(super) key: Option<&'t KeyContext>,
-    /// Outbound: the protect policy.
-    pub(super) rule: Option<&'t Rule>,
+    /// Where a clear packet goes by the FIB, and the interface of that.
+    pub(super) hop: Option<NextHop>,
+    pub(super) interface: Interface,
+    /// The search for its policy, if it needs one.
+    pub(super) search: Begun,
+    pub(super) needs_policy: bool,
+    /// Outbound: place of the protect policy, and slot of its child.
+    pub(super) rule: u32,
+    pub(super) child: u32,
 }
 
 /// What a lane has before anybody has looked.
@@ -69,7 +77,12 @@ impl Lane<'_> {
             sa_id: SaId(0),
             sa: None,
             key: None,
-            rule: None,
+            hop: None,
+            interface: Interface(0),
+            search: Begun::EMPTY,
+            needs_policy: false,
+            rule: 0,
+            child: 0,
         }
     }
 

@@ -14,21 +14,21 @@
 use std::net::IpAddr;
 
 use api::counters::{Counter, DropReason};
-use api::id::{Interface, Vrf};
 use api::record::FiveTuple;
 use esp::head;
-use esp::ip::{self, Family, Ports as Shown};
+use esp::ip::{self, Family, Ports};
 
 use super::View;
 use super::answer::{Answer, Refusal};
 use super::classify::is_group_v4;
 use super::exits::{Exit, Exits};
 use super::flight::Lane;
+use super::search::Search;
 use crate::links::Class;
 use crate::packet::Origin;
-use crate::port::{PortIndex, Side};
-use crate::tables::fib::Target;
-use crate::tables::spd::{Decision, Flow, Ports, Rule};
+use crate::port::{PortIndex, PortInfo, Side};
+use crate::tables::fib::{NextHop, Target};
+use crate::tables::spd::{Match, Verdict};
 
 /// Where a packet crosses the boundary to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,49 +39,28 @@ pub(super) enum Towards {
     Others,
 }
 
-/// What a packet is matched by.
-pub(super) fn flow(lane: &Lane<'_>, vrf: Vrf, interface: Interface, towards: Towards) -> Flow {
-    let ports = match lane.head.ports {
-        Shown::None | Shown::Opaque => None,
-        Shown::TypeCode(both) => Some((both, both)),
-        Shown::Pair {
+/// The packet as an acquire tells it.
+pub(super) fn five_tuple(lane: &Lane<'_>) -> FiveTuple {
+    let (local, remote) = head::addresses(lane.packet.network());
+    let (local_port, remote_port) = match lane.head.ports {
+        Ports::None | Ports::Opaque => (0, 0),
+        Ports::TypeCode(both) => (both, both),
+        Ports::Pair {
             source,
             destination,
-        } => Some((source, destination)),
+        } => (source, destination),
     };
-    let (source, destination) = head::addresses(lane.packet.network());
-    let (local, remote, ports) = match towards {
-        Towards::Us => (destination, source, ports.map(|(a, b)| (b, a))),
-        Towards::Others => (source, destination, ports),
-    };
-    let ports = ports.map(|(local, remote)| Ports { local, remote });
-    Flow {
-        vrf,
-        interface,
+    FiveTuple {
         local,
         remote,
         protocol: lane.head.protocol,
-        ports,
-    }
-}
-
-/// The flow as an acquire tells it.
-pub(super) fn five_tuple(flow: &Flow) -> FiveTuple {
-    let ports = flow.ports.unwrap_or(Ports {
-        local: 0,
-        remote: 0,
-    });
-    FiveTuple {
-        local: flow.local,
-        remote: flow.remote,
-        protocol: flow.protocol,
-        local_port: ports.local,
-        remote_port: ports.remote,
+        local_port,
+        remote_port,
     }
 }
 
 /// What is left to be done with a clear packet.
-pub(super) enum Onward<'t> {
+pub(super) enum Onward {
     /// Out of a port in clear.
     Port {
         /// Egress port.
@@ -91,32 +70,52 @@ pub(super) enum Onward<'t> {
     },
     /// Out of the twin's port as Linux made it.
     AsItIs,
-    /// Into a tunnel, by this policy.
-    Protect(&'t Rule),
+    /// Into the tunnel of the lane's child.
+    Protect,
 }
 
 /// Refuses what must not come in in clear, and gives to Linux what is for Linux.
-pub(super) fn admit(view: &View<'_>, lane: &Lane<'_>, exits: &mut Exits) -> Result<(), Exit> {
-    let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
+#[inline(always)]
+pub(super) fn admit(
+    view: &View<'_>,
+    lane: &Lane<'_>,
+    search: &mut Search,
+    exits: &mut Exits,
+) -> Result<(), Exit> {
     match lane.packet.origin {
-        Origin::Twin => return Ok(()),
-        Origin::Tunnel if lane.to_us => return Err(Exit::Punt(Class::Rest)),
-        Origin::Tunnel if is_group(lane) => {
-            return Err(DropReason::Multicast.into());
+        Origin::Twin => Ok(()),
+        Origin::Tunnel if lane.to_us => Err(Exit::Punt(Class::Rest)),
+        Origin::Tunnel if is_group(lane) => Err(DropReason::Multicast.into()),
+        Origin::Tunnel => Ok(()),
+        Origin::Wire => {
+            let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
+            if !lane.to_us && port.side == Side::Inside {
+                return Ok(());
+            }
+            admit_clear(view, lane, port, search, exits)
         }
-        Origin::Tunnel => return Ok(()),
-        Origin::Wire => {}
     }
-    if !lane.to_us && port.side == Side::Inside {
-        return Ok(());
-    }
-    let flow = flow(lane, lane.packet.vrf, port.interface, Towards::Us);
-    let rule = view.snapshot.policies.inbound(&flow);
-    match rule.map(|rule| &rule.decision) {
-        Some(Decision::Bypass) => exits.counts.add(Counter::Bypassed, 1),
-        Some(Decision::Protect(_)) => return Err(DropReason::ClearOfProtected.into()),
-        Some(Decision::Discard) => return Err(DropReason::DiscardPolicy.into()),
-        None => return Err(no_inbound_policy(flow.local).into()),
+}
+
+/// A clear packet from outside, or for the gateway itself, needs a bypass.
+fn admit_clear(
+    view: &View<'_>,
+    lane: &Lane<'_>,
+    port: &PortInfo,
+    search: &mut Search,
+    exits: &mut Exits,
+) -> Result<(), Exit> {
+    let (spd, interface) = (view.snapshot.policies.inbound_spd(), port.interface);
+    let begun = search.begin(spd, lane, interface, Towards::Us);
+    let found = search.end(begun, spd, lane, interface, Towards::Us);
+    match found.map(|found| found.verdict) {
+        Some(Verdict::Bypass) => exits.counts.add(Counter::Bypassed, 1),
+        Some(Verdict::Protect { .. }) => return Err(DropReason::ClearOfProtected.into()),
+        Some(Verdict::Discard) => return Err(DropReason::DiscardPolicy.into()),
+        None => {
+            let (_, destination) = head::addresses(lane.packet.network());
+            return Err(no_inbound_policy(destination).into());
+        }
     }
     if lane.to_us {
         Err(Exit::Punt(Class::Rest))
@@ -143,65 +142,94 @@ fn no_inbound_policy(destination: IpAddr) -> DropReason {
     }
 }
 
+/// The route of a packet that leaves, and the first half of the search for its policy, if it needs
+/// one.
+#[inline(always)]
+pub(super) fn look_for_way(
+    view: &View<'_>,
+    lane: &mut Lane<'_>,
+    search: &Search,
+) -> Result<(), Exit> {
+    let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
+    let (interface, needs_policy) = if lane.packet.origin == Origin::Twin {
+        (port.interface, true)
+    } else {
+        lane.hop = destination_hop(view, lane);
+        let egress = match lane.hop.and_then(|hop| view.snapshot.fib.target(hop)) {
+            Some(Target::Port { port, .. }) => view.port(*port),
+            Some(Target::Discard) | None => None,
+        };
+        let inside = egress.is_some_and(|port| port.side == Side::Inside);
+        let admitted = lane.packet.origin == Origin::Tunnel || port.side == Side::Outside;
+        let interface = egress.map(|port| port.interface).unwrap_or_default();
+        (interface, !(inside && admitted))
+    };
+    lane.interface = interface;
+    lane.needs_policy = needs_policy;
+    if needs_policy {
+        let spd = view.snapshot.policies.outbound_spd();
+        lane.search = search.begin(spd, lane, interface, Towards::Others);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn destination_hop(view: &View<'_>, lane: &Lane<'_>) -> Option<NextHop> {
+    let (fib, vrf, packet) = (&view.snapshot.fib, lane.packet.vrf, lane.packet.network());
+    match lane.head.family {
+        Family::V4 => fib.next_hop_v4(vrf, head::addresses_v4(packet).1),
+        Family::V6 => fib.next_hop_v6(vrf, head::addresses_v6(packet).1),
+    }
+}
+
 /// Route and policy of a packet that leaves.
-pub(super) fn route<'t>(
-    view: &View<'t>,
-    lane: &Lane<'t>,
+#[inline(always)]
+pub(super) fn route(
+    view: &View<'_>,
+    lane: &mut Lane<'_>,
+    search: &mut Search,
     exits: &mut Exits,
-) -> Result<Onward<'t>, Exit> {
+) -> Result<Onward, Exit> {
+    if lane.needs_policy && leave(view, lane, search, exits)? {
+        return Ok(Onward::Protect);
+    }
     if lane.packet.origin == Origin::Twin {
-        let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
-        let protect = leave(view, lane, Some(port.interface), exits)?;
-        return Ok(protect.map_or(Onward::AsItIs, Onward::Protect));
+        return Ok(Onward::AsItIs);
     }
-    let (_, destination) = head::addresses(lane.packet.network());
-    let target = view.snapshot.fib.lookup(lane.packet.vrf, destination);
-    let egress = match target {
-        Some(Target::Port { port, .. }) => view.port(port),
-        Some(Target::Discard) | None => None,
-    };
-    let inside = egress.is_some_and(|port| port.side == Side::Inside);
-    let admitted = match lane.packet.origin {
-        Origin::Tunnel => true,
-        Origin::Wire => view
-            .port(lane.port())
-            .is_some_and(|p| p.side == Side::Outside),
-        Origin::Twin => false,
-    };
-    if !(inside && admitted) {
-        let interface = egress.map(|port| port.interface);
-        if let Some(rule) = leave(view, lane, interface, exits)? {
-            return Ok(Onward::Protect(rule));
-        }
-    }
-    match target {
+    match lane.hop.and_then(|hop| view.snapshot.fib.target(hop)) {
         Some(Target::Port { port, gateway }) => Ok(Onward::Port {
-            port,
-            next_hop: gateway.unwrap_or(destination),
+            port: *port,
+            next_hop: gateway.unwrap_or_else(|| head::addresses(lane.packet.network()).1),
         }),
         Some(Target::Discard) => Err(DropReason::DiscardRoute.into()),
         None => Err(DropReason::NoRoute.into()),
     }
 }
 
-/// The outbound policy: protect, or `None` for a bypass.
-fn leave<'t>(
-    view: &View<'t>,
-    lane: &Lane<'_>,
-    interface: Option<Interface>,
+/// The outbound policy: true for protect, false for a bypass.
+#[inline(always)]
+fn leave(
+    view: &View<'_>,
+    lane: &mut Lane<'_>,
+    search: &mut Search,
     exits: &mut Exits,
-) -> Result<Option<&'t Rule>, Exit> {
-    let interface_or_none = interface.unwrap_or_default();
-    let flow = flow(lane, lane.packet.vrf, interface_or_none, Towards::Others);
-    let rule = view.snapshot.policies.outbound(&flow);
-    match rule.map(|rule| (rule, &rule.decision)) {
-        Some((rule, Decision::Protect(_))) => Ok(Some(rule)),
-        Some((_, Decision::Bypass)) => {
-            exits.counts.add(Counter::Bypassed, 1);
-            Ok(None)
+) -> Result<bool, Exit> {
+    let spd = view.snapshot.policies.outbound_spd();
+    let found = search.end(lane.search, spd, lane, lane.interface, Towards::Others);
+    let Some(Match { rule, verdict }) = found else {
+        return Err(DropReason::NoPolicy.into());
+    };
+    match verdict {
+        Verdict::Protect { slot } => {
+            (lane.rule, lane.child) = (rule, slot);
+            view.tables.prefetch_active(slot);
+            Ok(true)
         }
-        Some((_, Decision::Discard)) => Err(DropReason::DiscardPolicy.into()),
-        None => Err(DropReason::NoPolicy.into()),
+        Verdict::Bypass => {
+            exits.counts.add(Counter::Bypassed, 1);
+            Ok(false)
+        }
+        Verdict::Discard => Err(DropReason::DiscardPolicy.into()),
     }
 }
 
@@ -224,7 +252,7 @@ pub(super) fn forward(
 }
 
 /// Takes one hop off a forwarded packet; Linux has not routed its own packets, only sent them.
-#[inline]
+#[inline(always)]
 pub(super) fn hop(lane: &mut Lane<'_>) -> Result<(), Refusal> {
     if lane.packet.origin == Origin::Twin {
         return Ok(());

@@ -15,7 +15,8 @@ use esp::{ESP_HEADER_BYTES, IV_BYTES};
 use super::classify::esp_reason;
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
-use super::forward::{Towards, flow};
+use super::forward::Towards;
+use super::search::{flow_v4, flow_v6};
 use super::{View, limits};
 use crate::links::Notice;
 use crate::memory::prefetch;
@@ -23,7 +24,7 @@ use crate::packet::{ETHERNET_BYTES, Origin};
 use crate::tables::sad::{Marks, Sa, Way};
 
 /// Asks for what the packet's SPI says will be needed, if it is one of ours.
-#[inline]
+#[inline(always)]
 pub(super) fn announce(view: &View<'_>, lane: &Lane<'_>) {
     let at = usize::from(lane.esp.0);
     let spi = lane
@@ -44,7 +45,7 @@ pub(super) fn announce(view: &View<'_>, lane: &Lane<'_>) {
 
 /// Finds the SA by protocol, SPI, local address, VRF and encapsulation (RFC 4301 4.1). A packet of
 /// another worker's SA goes there before anything is counted.
-#[inline]
+#[inline(always)]
 pub(super) fn look_up<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Exit> {
     let packet = lane.packet.network();
     let (start, end) = (usize::from(lane.esp.0), usize::from(lane.esp.1));
@@ -63,9 +64,17 @@ pub(super) fn look_up<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Ex
     lane.sequence = header.sequence.into();
     lane.key = view.tables.sad.key(sa, view.turn);
     lane.sa = Some(sa);
+    if let Way::Inbound {
+        window: Some(slot), ..
+    } = sa.way
+    {
+        view.state.prefetch_window(slot, lane.sequence);
+    }
+    view.snapshot.policies.prefetch_carried(sa.child);
     Ok(())
 }
 
+#[inline(always)]
 fn fits(view: &View<'_>, lane: &Lane<'_>, sa: &Sa, to: IpAddr) -> bool {
     let Way::Inbound { local, .. } = sa.way else {
         return false;
@@ -80,7 +89,7 @@ fn fits(view: &View<'_>, lane: &Lane<'_>, sa: &Sa, to: IpAddr) -> bool {
 
 /// Infers the full sequence number, and refuses what the window has seen (RFC 4303 3.4.3) or what
 /// cannot be ESP.
-#[inline]
+#[inline(always)]
 pub(super) fn check_replay(view: &View<'_>, lane: &mut Lane<'_>) -> Result<(), Exit> {
     let sa = lane.sa.ok_or(DropReason::Internal)?;
     let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
@@ -95,7 +104,7 @@ pub(super) fn check_replay(view: &View<'_>, lane: &mut Lane<'_>) -> Result<(), E
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn fresh(row: SaRow<'_>, verdict: Verdict) -> Result<(), DropReason> {
     let reason = match verdict {
         Verdict::Fresh => return Ok(()),
@@ -175,7 +184,7 @@ pub(super) fn forged(view: &View<'_>, lane: &Lane<'_>) -> Exit {
     DropReason::AuthFailed.into()
 }
 
-#[inline]
+#[inline(always)]
 fn commit<'t>(
     view: &View<'t>,
     lane: &mut Lane<'t>,
@@ -209,7 +218,7 @@ fn commit<'t>(
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn plaintext<'a>(lane: &'a Lane<'_>, sa: &Sa) -> Result<&'a [u8], DropReason> {
     let start = inner_start(lane);
     let end = usize::from(lane.esp.1).checked_sub(sa.icv_bytes.into());
@@ -226,7 +235,7 @@ fn inner_start(lane: &Lane<'_>) -> usize {
 
 /// A peer behind NAT may come from another address or port (RFC 7296 2.23). Only a packet ahead of
 /// all others says so: an old one that was kept back must not. `None` if nothing new is to be told.
-#[inline]
+#[inline(always)]
 fn moved(lane: &Lane<'_>, sa: &Sa, row: SaRow<'_>) -> Option<(IpAddr, u16)> {
     let port = lane.udp_source?;
     let source = (head::addresses(lane.packet.network()).0, port);
@@ -241,7 +250,7 @@ fn moved(lane: &Lane<'_>, sa: &Sa, row: SaRow<'_>) -> Option<(IpAddr, u16)> {
 /// Strips the outer headers: what is left is an Ethernet header, with the addresses that the frame
 /// came with, and the inner packet, as if it had come in by a port of the child's VRF (RFC 4301
 /// 5.1.2.1, RFC 6040 4.2).
-#[inline]
+#[inline(always)]
 pub(super) fn decapsulate(lane: &mut Lane<'_>) -> Result<(), Exit> {
     let sa = lane.sa.ok_or(DropReason::Internal)?;
     let start = inner_start(lane);
@@ -262,7 +271,7 @@ pub(super) fn decapsulate(lane: &mut Lane<'_>) -> Result<(), Exit> {
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn cut(lane: &mut Lane<'_>, start: usize, len: usize, ethertype: u16) -> Option<()> {
     let addresses = *lane.packet.bytes().first_chunk::<12>()?;
     let front = isize::try_from(start).ok()?;
@@ -278,21 +287,34 @@ fn cut(lane: &mut Lane<'_>, start: usize, len: usize, ethertype: u16) -> Option<
 }
 
 /// Refuses a packet that its child does not carry (RFC 4301 5.2 step 4).
-#[inline]
+#[inline(always)]
 pub(super) fn check_selectors(view: &View<'_>, lane: &mut Lane<'_>) -> Result<(), Exit> {
     let sa = lane.sa.ok_or(DropReason::Internal)?;
     let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
-    let flow = flow(lane, lane.packet.vrf, port.interface, Towards::Us);
-    if !view.snapshot.policies.child_carries(sa.child, &flow) {
-        return Err(DropReason::InnerSelector.into());
+    let (policies, locals) = (&view.snapshot.policies, &view.snapshot.locals);
+    let (carried, to_us) = match lane.head.family {
+        Family::V4 => {
+            let flow = flow_v4(lane, port.interface, Towards::Us);
+            let to_us = locals.contains_v4(flow.vrf, flow.local);
+            (policies.carries_v4(sa.child, &flow), to_us)
+        }
+        Family::V6 => {
+            let flow = flow_v6(lane, port.interface, Towards::Us);
+            let to_us = locals.contains_v6(flow.vrf, flow.local);
+            (policies.carries_v6(sa.child, &flow), to_us)
+        }
+    };
+    lane.to_us = to_us;
+    if carried {
+        Ok(())
+    } else {
+        Err(DropReason::InnerSelector.into())
     }
-    lane.to_us = view.snapshot.locals.contains(lane.packet.vrf, flow.local);
-    Ok(())
 }
 
 impl<'t> View<'t> {
     /// The SA's replay window.
-    #[inline]
+    #[inline(always)]
     fn window(&self, row: SaRow<'t>, sa: &Sa) -> Result<Window<'t>, DropReason> {
         let Way::Inbound {
             window_bits,
@@ -308,7 +330,7 @@ impl<'t> View<'t> {
     }
 
     /// Ends the stage with a hand-over if the SA is another worker's.
-    #[inline]
+    #[inline(always)]
     pub(super) fn own(&self, sa: SaId) -> Result<(), Exit> {
         let owner = self.tables.owner(sa);
         if owner == self.worker {
@@ -319,7 +341,7 @@ impl<'t> View<'t> {
     }
 
     /// Asks for all that a packet of this many bytes needs of the SA in a row.
-    #[inline]
+    #[inline(always)]
     pub(super) fn announce(&self, row: u32, _packet_bytes: usize) {
         self.tables.sad.prefetch(row);
         self.tables.sad.prefetch_key(row, 0, 5);

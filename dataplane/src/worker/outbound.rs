@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 
 use api::counters::{Counter, DropReason};
-use api::id::Interface;
 use api::state::SaRow;
 use esp::encap::{EncapError, Tunnel};
 use esp::ether;
@@ -13,32 +12,26 @@ use esp::ip::Family;
 use super::answer::{Answer, Refusal};
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
-use super::forward::Towards;
 use super::{View, forward, limits};
 use crate::links::Notice;
 use crate::packet::{ETHERNET_BYTES, Packet};
 use crate::port::{Mac, PortIndex};
-use crate::tables::child::Child;
 use crate::tables::fib::Target;
 use crate::tables::sad::{Hop, HopCache, Sa, Way};
-use crate::tables::spd::{Decision, Rule};
+use crate::tables::spd::Decision;
 
 /// IKE is told when this part of an SA's sequence numbers is left.
 const REKEY_FRACTION: u64 = 16;
 
 /// Finds the number of the child's SA and asks for what it will need. Without an SA IKE is asked.
-#[inline]
+#[inline(always)]
 pub(super) fn choose_sa(
     view: &View<'_>,
     lane: &mut Lane<'_>,
     exits: &mut Exits,
 ) -> Result<(), Exit> {
-    let rule = lane.rule.ok_or(DropReason::Internal)?;
-    let Decision::Protect(child) = &rule.decision else {
-        return Err(DropReason::Internal.into());
-    };
-    let Some(id) = child.outbound() else {
-        acquire(view, lane, rule, child, exits);
+    let Some(id) = view.tables.active(lane.child) else {
+        acquire(view, lane, exits);
         return Err(DropReason::NoSa.into());
     };
     lane.sa_id = id;
@@ -49,21 +42,26 @@ pub(super) fn choose_sa(
 }
 
 #[cold]
-fn acquire(view: &View<'_>, lane: &Lane<'_>, rule: &Rule, child: &Child, exits: &mut Exits) {
+fn acquire(view: &View<'_>, lane: &Lane<'_>, exits: &mut Exits) {
+    let Some(rule) = view.snapshot.policies.outbound_spd().rule(lane.rule) else {
+        return;
+    };
+    let Decision::Protect(child) = &rule.decision else {
+        return;
+    };
     if !child.may_acquire(view.now_ms) {
         return;
     }
     exits.counts.add(Counter::Acquires, 1);
-    let flow = forward::flow(lane, lane.packet.vrf, Interface(0), Towards::Others);
     exits.notify(Notice::Acquire {
         policy: rule.id,
         child: child.id,
-        packet: forward::five_tuple(&flow),
+        packet: forward::five_tuple(lane),
     });
 }
 
 /// Takes the SA. One of another worker gets the packet before it has a sequence number.
-#[inline]
+#[inline(always)]
 pub(super) fn take_sa<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Exit> {
     view.own(lane.sa_id)?;
     // Deleted since it was chosen: as if there were none.
@@ -75,7 +73,7 @@ pub(super) fn take_sa<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Ex
 }
 
 /// What only outbound SAs have.
-#[inline]
+#[inline(always)]
 fn tunnel<'t>(lane: &Lane<'t>) -> Result<(&'t Sa, &'t Tunnel), DropReason> {
     let sa = lane.sa.ok_or(DropReason::Internal)?;
     let tunnel = sa.tunnel.as_ref().ok_or(DropReason::Internal)?;
@@ -84,7 +82,7 @@ fn tunnel<'t>(lane: &Lane<'t>) -> Result<(&'t Sa, &'t Tunnel), DropReason> {
 
 /// Refuses what has no route, no hop left or does not fit (RFC 4301 8.2), before it costs a
 /// sequence number.
-#[inline]
+#[inline(always)]
 pub(super) fn fit(view: &View<'_>, lane: &mut Lane<'_>) -> Result<(), Refusal> {
     let (sa, tunnel) = tunnel(lane)?;
     let Way::Outbound { mtu_bytes, hop } = &sa.way else {
@@ -206,7 +204,7 @@ pub(super) fn number<'t>(
     numbered
 }
 
-#[inline]
+#[inline(always)]
 fn next_number(lane: &mut Lane<'_>, run: &mut Run<'_>, exits: &mut Exits) -> Result<(), Exit> {
     let (sa, row) = (run.sa, run.row);
     let last = last_sequence(sa);
@@ -235,7 +233,7 @@ fn last_sequence(sa: &Sa) -> u64 {
 
 /// Writes outer headers, ESP header and trailer around the packet, and cuts off what Ethernet
 /// padded.
-#[inline]
+#[inline(always)]
 pub(super) fn encapsulate(lane: &mut Lane<'_>, exits: &mut Exits) -> Result<(), Exit> {
     let (sa, tunnel) = tunnel(lane)?;
     let (inner, sequence) = (lane.head, lane.sequence);
@@ -264,7 +262,7 @@ fn encap_reason(error: EncapError) -> DropReason {
 }
 
 /// After crypto: completes the outer packet and sends it on its way.
-#[inline]
+#[inline(always)]
 pub(super) fn depart(view: &View<'_>, lane: &mut Lane<'_>) -> Result<PortIndex, Exit> {
     let (sa, tunnel) = tunnel(lane)?;
     tunnel.finish(lane.packet.network_mut());
@@ -284,7 +282,7 @@ pub(super) fn depart(view: &View<'_>, lane: &mut Lane<'_>) -> Result<PortIndex, 
     }
 }
 
-#[inline]
+#[inline(always)]
 fn write_ethernet(packet: &mut Packet, to: Mac, from: Mac, family: Family) -> Option<()> {
     let ethertype = match family {
         Family::V4 => ether::IPV4,

@@ -7,6 +7,8 @@ use super::classify::{self, FromTwin, Sorted};
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
 use super::forward::{self, Onward};
+use super::search::Search;
+use super::stage_clock::StageClock;
 use super::{View, answer, crypto, inbound, outbound};
 use crate::links::{HandedOver, Held, Injected};
 use crate::packet::{Origin, Packet};
@@ -18,16 +20,32 @@ const CHANNEL_BURST: usize = dpdk::BATCH_SIZE;
 const PREFETCH_FRAMES: usize = 8;
 /// Cache lines of a frame that classification and the stages behind it look at.
 const HEADER_LINES: usize = 2;
+/// Those in front of it that outer headers will be written to.
+const ROOM_LINES: usize = 1;
 
 /// Queues, exits and what the stages count.
 pub(super) struct Work {
     receivers: Vec<(PortIndex, RxQueue)>,
     pub(super) exits: Exits,
+    search: Search,
+    clock: StageClock,
+    /// The stages' time goes on from the last one.
+    busy: bool,
 }
 
 impl Work {
-    pub(super) fn new(receivers: Vec<(PortIndex, RxQueue)>, exits: Exits) -> Self {
-        Self { receivers, exits }
+    pub(super) fn new(
+        receivers: Vec<(PortIndex, RxQueue)>,
+        exits: Exits,
+        clock: StageClock,
+    ) -> Self {
+        Self {
+            receivers,
+            exits,
+            search: Search::default(),
+            clock,
+            busy: false,
+        }
     }
 
     /// The packet's way, one line a stage.
@@ -42,6 +60,7 @@ impl Work {
         let inner = self.check_selectors(view, flight, inner);
 
         let clear = self.admit(view, flight, flight.clear | inner);
+        let clear = self.look_for_ways(view, flight, clear);
         let outbound = self.route(view, flight, clear);
 
         let outbound = self.choose_sas(view, flight, outbound);
@@ -51,7 +70,7 @@ impl Work {
         let outbound = self.encapsulate(flight, outbound);
         let sealed = self.seal(flight, outbound);
         self.depart(view, flight, sealed);
-        self.exits.flush_all();
+        self.transmit();
     }
 }
 
@@ -61,6 +80,7 @@ impl Work {
     pub(super) fn turn(&mut self, view: &View<'_>) -> usize {
         let mut packets = 0;
         for at in 0..self.receivers.len() {
+            self.start_clock();
             let Some((port, queue)) = self.receivers.get_mut(at) else {
                 break;
             };
@@ -72,6 +92,16 @@ impl Work {
         }
         packets += self.take_injected(view);
         packets + self.take_handed_over(view)
+    }
+
+    /// What lies between two turns with packets is the turn's own.
+    #[inline]
+    fn start_clock(&mut self) {
+        if std::mem::take(&mut self.busy) {
+            self.lap(Counter::StageTurn);
+        } else {
+            self.clock.start();
+        }
     }
 
     /// Takes in what a port received.
@@ -86,7 +116,7 @@ impl Work {
             if let Some(ahead) = batch.get(at + PREFETCH_FRAMES) {
                 ahead.prefetch();
             }
-            frame.prefetch_data(HEADER_LINES);
+            frame.prefetch_data(ROOM_LINES, HEADER_LINES);
             bytes += frame.len() as u64;
         }
         for frame in batch.drain() {
@@ -99,6 +129,7 @@ impl Work {
         counts.add(Counter::RxBatches, 1);
         counts.add_port(port.index(), PortCounter::RxPackets, count);
         counts.add_port(port.index(), PortCounter::RxBytes, bytes);
+        self.lap(Counter::StageRx);
         self.process(view, &mut flight);
     }
 
@@ -180,16 +211,19 @@ impl Work {
                 Err(exit) => self.exits.leave(lane.packet.take(), exit),
             }
         }
+        self.lap(Counter::StageClassify);
     }
 
     fn look_up_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        flight.stage(set, &mut self.exits, |lane, _| inbound::look_up(view, lane))
+        let passed = flight.stage(set, &mut self.exits, |lane, _| inbound::look_up(view, lane));
+        self.done(Counter::StageLookup, passed)
     }
 
     fn check_replay<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        flight.stage(set, &mut self.exits, |lane, _| {
+        let passed = flight.stage(set, &mut self.exits, |lane, _| {
             inbound::check_replay(view, lane)
-        })
+        });
+        self.done(Counter::StageReplay, passed)
     }
 
     fn open<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
@@ -201,37 +235,48 @@ impl Work {
         flight.stage(set.without(opened), &mut self.exits, |lane, _| {
             Err(inbound::forged(view, lane))
         });
-        opened
+        self.done(Counter::StageCrypto, opened)
     }
 
     fn commit_replay<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        inbound::commit_replay(view, flight, set, &mut self.exits)
+        let passed = inbound::commit_replay(view, flight, set, &mut self.exits);
+        self.done(Counter::StageReplay, passed)
     }
 
     fn decapsulate(&mut self, flight: &mut Flight<'_>, set: Set) -> Set {
-        flight.stage(set, &mut self.exits, |lane, _| inbound::decapsulate(lane))
+        let passed = flight.stage(set, &mut self.exits, |lane, _| inbound::decapsulate(lane));
+        self.done(Counter::StageEncap, passed)
     }
 
     fn check_selectors<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        flight.stage(set, &mut self.exits, |lane, _| {
+        let passed = flight.stage(set, &mut self.exits, |lane, _| {
             inbound::check_selectors(view, lane)
-        })
+        });
+        self.done(Counter::StageLookup, passed)
     }
 
     fn admit<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        flight.stage(set, &mut self.exits, |lane, exits| {
-            forward::admit(view, lane, exits)
-        })
+        let Self { exits, search, .. } = self;
+        let passed = flight.stage(set, exits, |lane, exits| {
+            forward::admit(view, lane, search, exits)
+        });
+        self.done(Counter::StageLookup, passed)
+    }
+
+    fn look_for_ways<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let Self { exits, search, .. } = self;
+        let passed = flight.stage(set, exits, |lane, _| {
+            forward::look_for_way(view, lane, search)
+        });
+        self.done(Counter::StageLookup, passed)
     }
 
     /// Sends clear packets on, or towards their tunnel.
     fn route<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        flight.stage(set, &mut self.exits, |lane, exits| {
-            match forward::route(view, lane, exits)? {
-                Onward::Protect(rule) => {
-                    lane.rule = Some(rule);
-                    Ok(())
-                }
+        let Self { exits, search, .. } = self;
+        let passed = flight.stage(set, exits, |lane, exits| {
+            match forward::route(view, lane, search, exits)? {
+                Onward::Protect => Ok(()),
                 Onward::AsItIs => Err(Exit::Transmit(lane.port())),
                 Onward::Port { port, next_hop } => match forward::forward(view, lane, port) {
                     Ok(()) => {
@@ -242,35 +287,41 @@ impl Work {
                     Err(refusal) => Err(answer::refuse(view, exits, &mut lane.packet, refusal)),
                 },
             }
-        })
+        });
+        self.done(Counter::StageLookup, passed)
     }
 
     fn choose_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        flight.stage(set, &mut self.exits, |lane, exits| {
+        let passed = flight.stage(set, &mut self.exits, |lane, exits| {
             outbound::choose_sa(view, lane, exits)
-        })
+        });
+        self.done(Counter::StageLookup, passed)
     }
 
     fn take_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        flight.stage(set, &mut self.exits, |lane, _| {
+        let passed = flight.stage(set, &mut self.exits, |lane, _| {
             outbound::take_sa(view, lane)
-        })
+        });
+        self.done(Counter::StageLookup, passed)
     }
 
     fn fit<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        flight.stage(set, &mut self.exits, |lane, exits| {
+        let passed = flight.stage(set, &mut self.exits, |lane, exits| {
             outbound::fit(view, lane)
                 .map_err(|refusal| answer::refuse(view, exits, &mut lane.packet, refusal))
-        })
+        });
+        self.done(Counter::StageLookup, passed)
     }
 
     /// Sequence numbers of the whole batch, stored before crypto sees one of them.
     fn number<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        outbound::number(view, flight, set, &mut self.exits)
+        let passed = outbound::number(view, flight, set, &mut self.exits);
+        self.done(Counter::StageReplay, passed)
     }
 
     fn encapsulate(&mut self, flight: &mut Flight<'_>, set: Set) -> Set {
-        flight.stage(set, &mut self.exits, outbound::encapsulate)
+        let passed = flight.stage(set, &mut self.exits, outbound::encapsulate);
+        self.done(Counter::StageEncap, passed)
     }
 
     fn seal(&mut self, flight: &mut Flight<'_>, set: Set) -> Set {
@@ -282,7 +333,7 @@ impl Work {
         flight.stage(set.without(sealed), &mut self.exits, |_, _| {
             Err(DropReason::CryptoFailed.into())
         });
-        sealed
+        self.done(Counter::StageCrypto, sealed)
     }
 
     fn depart<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) {
@@ -291,6 +342,25 @@ impl Work {
             exits.transmit(lane.packet.take(), port);
             Ok(())
         });
+    }
+
+    /// What waits for the ports leaves.
+    fn transmit(&mut self) {
+        self.exits.flush_all();
+        self.lap(Counter::StageTx);
+        self.busy = true;
+    }
+
+    /// Ends a stage: the lanes that passed it.
+    #[inline(always)]
+    fn done(&mut self, stage: Counter, passed: Set) -> Set {
+        self.lap(stage);
+        passed
+    }
+
+    #[inline(always)]
+    fn lap(&mut self, stage: Counter) {
+        self.clock.lap(&mut self.exits.counts, stage);
     }
 }
 

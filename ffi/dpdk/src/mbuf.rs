@@ -201,12 +201,13 @@ impl Mbuf {
         inline::prefetch(self.0.as_ptr().cast());
     }
 
-    /// Asks for the first `lines` cache lines of the data. Reads the fields: ask for them before.
+    /// Asks for `before` cache lines in front of the data and `lines` from its start on. Reads the
+    /// fields: ask for them before.
     #[inline(always)]
-    pub fn prefetch_data(&self, lines: usize) {
-        let start = self.start();
-        for line in 0..lines {
-            inline::prefetch(start.wrapping_add(64 * line));
+    pub fn prefetch_data(&self, before: usize, lines: usize) {
+        let first = self.start().wrapping_sub(64 * before);
+        for line in 0..before + lines {
+            inline::prefetch(first.wrapping_add(64 * line));
         }
     }
 

@@ -93,18 +93,18 @@ impl Fib {
     #[inline]
     #[must_use]
     pub fn lookup_v4(&self, vrf: Vrf, destination: u32) -> Option<Target> {
-        self.target(self.next_hop_v4(vrf, destination)?)
+        self.target(self.next_hop_v4(vrf, destination)?).copied()
     }
 
     /// The route for an IPv6 destination, `None` where none covers it.
     #[inline]
     #[must_use]
     pub fn lookup_v6(&self, vrf: Vrf, destination: u128) -> Option<Target> {
-        self.target(self.next_hop_v6(vrf, destination)?)
+        self.target(self.next_hop_v6(vrf, destination)?).copied()
     }
 
     /// As [`lookup_v4`](Self::lookup_v4), by number: to group packets by it.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn next_hop_v4(&self, vrf: Vrf, destination: u32) -> Option<NextHop> {
         NonZeroU32::new(self.v4.lookup(vrf, destination)).map(NextHop)
@@ -118,11 +118,11 @@ impl Fib {
     }
 
     /// What a number of this version stands for.
-    #[inline]
+    #[inline(always)]
     #[must_use]
-    pub fn target(&self, hop: NextHop) -> Option<Target> {
+    pub fn target(&self, hop: NextHop) -> Option<&Target> {
         let place = usize::try_from(hop.0.get() - 1).ok()?;
-        self.targets.get(place).copied()
+        self.targets.get(place)
     }
 
     /// Fetches what a lookup in VRF 0 reads first.

@@ -287,7 +287,12 @@ fn searches_are_direct_until_groups_or_lists_are_many() {
         rule.selector.remote_ports = ANY_PORTS;
         rule
     };
-    let direct = |rules| Policies::new(Vec::new(), rules).is_direct();
+    let direct = |rules| {
+        Policies::new(Vec::new(), rules)
+            .outbound_spd()
+            .v4()
+            .is_direct()
+    };
     assert!(direct(Vec::new()));
     let hosts = |n: u8| with(n.into(), &format!("10.0.0.{n}"), 32, 1);
     assert!(direct((1..100).map(hosts).collect()));

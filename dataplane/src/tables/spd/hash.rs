@@ -157,18 +157,18 @@ impl<A: Address> HashTable<A> {
     }
 
     /// Where the search for a key begins.
-    #[inline]
+    #[inline(always)]
     pub(super) fn line(&self, key: &Key<A>) -> usize {
         let hash = A::mix(&self.seeds, key.vrf, key.local, key.remote);
         self.wrap(usize::try_from(hash).unwrap_or_default())
     }
 
-    #[inline]
+    #[inline(always)]
     fn wrap(&self, line: usize) -> usize {
         line & (self.lines.len() - 1)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn prefetch(&self, line: usize) {
         if let Some(line) = self.lines.get(line) {
             memory::prefetch(line);
@@ -176,7 +176,7 @@ impl<A: Address> HashTable<A> {
     }
 
     /// The first rule with this key that fits and goes before `best`, else `best`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn search(&self, line: usize, key: &Key<A>, flow: &FlowOf<A>, best: Best) -> Best {
         for at in line..line + self.lines.len() {
             let Some(line) = self.lines.get(self.wrap(at)) else {
@@ -194,7 +194,7 @@ impl<A: Address> HashTable<A> {
         best
     }
 
-    #[inline]
+    #[inline(always)]
     fn examine(&self, entry: &Entry<A>, flow: &FlowOf<A>, best: Best) -> Best {
         if entry.rule >= best.rule {
             return best;
@@ -259,7 +259,7 @@ impl<A: Address> Entry<A> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn has(&self, key: &Key<A>) -> bool {
         self.local == key.local
             && self.remote == key.remote
@@ -267,7 +267,7 @@ impl<A: Address> Entry<A> {
             && self.kind != Kind::Free
     }
 
-    #[inline]
+    #[inline(always)]
     fn fits(&self, flow: &FlowOf<A>) -> bool {
         fits_frame(self.interface, self.protocol, flow)
             && match self.kind {

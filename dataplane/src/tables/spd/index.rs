@@ -33,6 +33,7 @@ pub struct Index<A> {
     groups: Vec<Group<A>>,
     /// In order.
     scanned: Vec<RangeRule<A>>,
+    direct: bool,
     version: u64,
 }
 
@@ -50,6 +51,13 @@ struct Group<A> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Probe {
     lines: [usize; PREPARED],
+}
+
+impl Probe {
+    /// That of no search.
+    pub const EMPTY: Self = Self {
+        lines: [0; PREPARED],
+    };
 }
 
 impl<A: Address> Index<A> {
@@ -73,15 +81,21 @@ impl<A: Address> Index<A> {
                 scanned.extend(RangeRule::new(number, rule));
             }
         }
+        let groups = draft.into_groups(rules);
+        let lists = groups.iter().map(|group| group.table.longest_list());
+        let direct = groups.len() <= PREPARED
+            && scanned.len() <= DIRECT_SCAN
+            && lists.max().unwrap_or(0) <= DIRECT_SCAN;
         Self {
-            groups: draft.into_groups(rules),
+            groups,
             scanned,
+            direct,
             version: NEXT_VERSION.fetch_add(1, Ordering::Relaxed),
         }
     }
 
     /// Begins a search: computes where the rules of the first groups stand and fetches the lines.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn prepare(&self, flow: &FlowOf<A>) -> Probe {
         let mut probe = Probe::default();
@@ -94,7 +108,7 @@ impl<A: Address> Index<A> {
 
     /// Ends the search: the first policy that matches; `None` is a discard. The probe must come
     /// from this index and this flow.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn finish(&self, probe: Probe, flow: &FlowOf<A>) -> Option<Match> {
         self.best_of(probe, flow).found()
@@ -111,7 +125,7 @@ impl<A: Address> Index<A> {
         self.best_of(self.prepare(flow), flow)
     }
 
-    #[inline]
+    #[inline(always)]
     fn best_of(&self, probe: Probe, flow: &FlowOf<A>) -> Best {
         let mut best = Best::NONE;
         let mut groups = self.groups.iter();
@@ -149,11 +163,9 @@ impl<A: Address> Index<A> {
     /// True when every search is short, so that a [`FlowCache`](crate::tables::flow_cache::FlowCache)
     /// only costs.
     #[must_use]
-    pub fn is_direct(&self) -> bool {
-        let lists = self.groups.iter().map(|group| group.table.longest_list());
-        self.groups.len() <= PREPARED
-            && self.scanned.len() <= DIRECT_SCAN
-            && lists.max().unwrap_or(0) <= DIRECT_SCAN
+    #[inline]
+    pub const fn is_direct(&self) -> bool {
+        self.direct
     }
 
     /// Differs from that of every other index of this process that holds a rule.
@@ -164,7 +176,7 @@ impl<A: Address> Index<A> {
 }
 
 impl<A: Address> Group<A> {
-    #[inline]
+    #[inline(always)]
     fn key(&self, flow: &FlowOf<A>) -> Key<A> {
         Key {
             vrf: flow.vrf,

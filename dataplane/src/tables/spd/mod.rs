@@ -223,14 +223,6 @@ impl Policies {
     pub fn carries_v6(&self, slot: u32, flow: &FlowV6) -> bool {
         self.carried.v6(slot, flow)
     }
-
-    /// True when no search is long: see [`Index::is_direct`].
-    #[must_use]
-    pub fn is_direct(&self) -> bool {
-        [&self.inbound, &self.outbound]
-            .iter()
-            .all(|spd| spd.v4.is_direct() && spd.v6.is_direct())
-    }
 }
 
 #[cfg(test)]

@@ -249,8 +249,8 @@ impl TablesWriter {
             return Status::NotFound.into();
         };
         // Workers must not find the way to an SA that is gone.
-        if entry.child.outbound() == Some(id) {
-            entry.child.activate(None);
+        if self.tables.active(entry.child.slot) == Some(id) {
+            self.tables.activate(entry.child.slot, None);
         }
         let removed = self.sad.remove(id);
         if let Some(child) = self.children.get_mut(&entry.info.child) {
@@ -273,7 +273,7 @@ impl TablesWriter {
         if entry.info.child != child.child.id {
             return invalid(Field::SA_CHILD);
         }
-        child.child.activate(Some(id));
+        self.tables.activate(child.child.slot, Some(id));
         Status::Ok
     }
 }
@@ -318,7 +318,7 @@ fn describe(
         id: info.id,
         spi: info.spi,
         row,
-        child: info.child,
+        child: child.slot,
         vrf: path.vrf,
         interface: path.interface,
         inner_vrf: record.vrf,

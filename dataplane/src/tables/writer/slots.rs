@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::quiescence::{Grace, Quiescence};
 
 /// Most children, those that were deleted just now included.
-pub(super) const MAX_SLOTS: u32 = 1 << 21;
+pub(in crate::tables) const MAX_SLOTS: u32 = 1 << 21;
 
 /// Which numbers are in use.
 #[derive(Default)]

@@ -177,6 +177,7 @@ impl Gateway {
                 links: worker_links.next().unwrap(),
                 limits: ExceptionLimits::default(),
                 max_latency_us: 0,
+                stage_clock: true,
             })
         };
         let (worker, second) = (worker(0, queues.collect()), worker(1, Vec::new()));
