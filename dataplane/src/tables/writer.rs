@@ -11,7 +11,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ use super::fib::{Fib, Locals, Neighbours, Route};
 use super::sad::{RemovedSa, SadWriter};
 use super::{Snapshot, Tables};
 use crate::port::{Mac, PortIndex};
+use crate::quiescence::Grace;
 use crate::state::{Rows, State};
 pub(super) use slots::MAX_SLOTS as MAX_CHILDREN;
 use slots::Slots;
@@ -109,6 +110,9 @@ pub struct TablesWriter {
     policies: BTreeMap<PolicyId, Policy>,
     policies_changed: bool,
     stage: Option<Stage>,
+    /// Old versions that a worker may still look at: the control thread frees them, not the worker
+    /// that happens to be the last, for a large one takes many milliseconds.
+    retired: VecDeque<(Grace, Arc<Snapshot>)>,
     /// Deleted SAs that a worker may still hold, by row.
     draining: HashMap<u32, (RemovedSa, Option<WindowSlot>)>,
 }
@@ -132,6 +136,7 @@ impl TablesWriter {
             policies: BTreeMap::new(),
             policies_changed: false,
             stage: None,
+            retired: VecDeque::new(),
             draining: HashMap::new(),
         }
     }
@@ -170,8 +175,10 @@ impl TablesWriter {
         }
     }
 
-    /// Makes committed policies and mirrored state visible to workers, as one version.
+    /// Makes committed policies and mirrored state visible to workers, as one version. To be called
+    /// also when nothing changed: it frees old versions.
     pub fn publish(&mut self) {
+        self.free_retired();
         if self.policies_changed {
             self.next.policies = Arc::new(self.link_policies());
             self.policies_changed = false;
@@ -179,10 +186,20 @@ impl TablesWriter {
         }
         if self.dirty {
             self.next.version += 1;
-            self.tables.snapshot.store(Arc::new(self.next.clone()));
+            let old = self.tables.snapshot.swap(Arc::new(self.next.clone()));
+            let grace = self.tables.quiescence.grace();
+            self.retired.push_back((grace, old));
             self.dirty = false;
         }
         self.slots.published(&self.tables.quiescence);
+    }
+
+    /// Frees versions that no worker looks at any more.
+    fn free_retired(&mut self) {
+        let quiescence = &self.tables.quiescence;
+        let passed = |(grace, _): &&(Grace, _)| grace.passed(quiescence);
+        let passed = self.retired.iter().take_while(passed).count();
+        self.retired.drain(..passed);
     }
 
     /// Replaces all routes.

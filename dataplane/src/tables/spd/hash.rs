@@ -1,7 +1,7 @@
 //! One hash table of the SPD: all rules whose local and remote prefixes have the same two lengths.
 //!
 //! ```text
-//! line (64 bytes, IPv6 two)   entry, entry: addresses, vrf, and the first rule for them
+//! line (64 bytes, IPv6 two)   entry, entry: addresses, VRF, and the first rule for them
 //! list                        the other rules for the same addresses, in order
 //! ```
 //! An entry holds what a usual rule asks for: interface, protocol and one range of ports. A rule
@@ -29,6 +29,8 @@ enum Kind {
     /// No entry.
     #[default]
     Free,
+    /// The rule takes all packets with these addresses.
+    All,
     /// The rule takes any ports.
     AnyPorts,
     /// The rule takes any remote port and these local ones.
@@ -72,7 +74,24 @@ struct Listed {
     last: bool,
 }
 
-/// An open-addressing hash table, at most half full.
+/// Where the search for a key begins: the number of an entry.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Start(pub(super) u32);
+
+impl Start {
+    #[inline(always)]
+    const fn line(self) -> usize {
+        self.0 as usize / ENTRIES_PER_LINE
+    }
+
+    #[inline(always)]
+    const fn way(self) -> usize {
+        self.0 as usize % ENTRIES_PER_LINE
+    }
+}
+
+/// An open-addressing hash table, at most a third full. A key's hash names an entry; if that is
+/// taken, it goes to the other entry of the line, then to the next lines.
 #[derive(Debug)]
 pub(super) struct HashTable<A> {
     lines: Box<[Line<A>]>,
@@ -84,7 +103,7 @@ pub(super) struct HashTable<A> {
 impl<A: Address> HashTable<A> {
     /// Files the rules with these keys, which come in the order they are tried.
     pub(super) fn new(keys: &[(Key<A>, u32)], rules: &[Rule]) -> Self {
-        let lines = keys.len().next_power_of_two().max(1);
+        let lines = (keys.len() + keys.len() / 2).next_power_of_two();
         let mut table = Self {
             lines: vec![Line::default(); lines].into(),
             lists: Vec::new(),
@@ -128,11 +147,15 @@ impl<A: Address> HashTable<A> {
 
     /// Line and number of the entry that has the key or would have it.
     fn place(&self, key: &Key<A>) -> Option<(usize, usize)> {
-        let start = self.line(key);
-        let mut lines = (start..start + self.lines.len()).map(|at| self.wrap(at));
+        let start = self.start(key);
+        let mut lines = (0..self.lines.len()).map(|step| self.wrap(start.line() + step));
         lines.find_map(|at| {
-            let mut entries = self.lines.get(at)?.0.iter();
-            let way = entries.position(|entry| entry.kind == Kind::Free || entry.has(key))?;
+            let entries = &self.lines.get(at)?.0;
+            let fits = |way: &usize| {
+                let entry = entries.get(*way);
+                entry.is_some_and(|entry| entry.kind == Kind::Free || entry.has(key))
+            };
+            let way = [start.way(), start.way() ^ 1].into_iter().find(fits)?;
             Some((at, way))
         })
     }
@@ -158,9 +181,11 @@ impl<A: Address> HashTable<A> {
 
     /// Where the search for a key begins.
     #[inline(always)]
-    pub(super) fn line(&self, key: &Key<A>) -> usize {
+    pub(super) fn start(&self, key: &Key<A>) -> Start {
         let hash = A::mix(&self.seeds, key.vrf, key.local, key.remote);
-        self.wrap(usize::try_from(hash).unwrap_or_default())
+        // The entries of 2^21 rules at a third of the load fit into 32 bits.
+        let entries = (self.lines.len() * ENTRIES_PER_LINE) as u64;
+        Start(u32::try_from(hash & (entries - 1)).unwrap_or_default())
     }
 
     #[inline(always)]
@@ -169,26 +194,33 @@ impl<A: Address> HashTable<A> {
     }
 
     #[inline(always)]
-    pub(super) fn prefetch(&self, line: usize) {
-        if let Some(line) = self.lines.get(line) {
-            memory::prefetch(line);
+    pub(super) fn prefetch(&self, start: Start) {
+        let line = self.lines.get(start.line());
+        if let Some(entry) = line.and_then(|line| line.0.get(start.way())) {
+            memory::prefetch(entry);
         }
     }
 
     /// The first rule with this key that fits and goes before `best`, else `best`.
     #[inline(always)]
-    pub(super) fn search(&self, line: usize, key: &Key<A>, flow: &FlowOf<A>, best: Best) -> Best {
-        for at in line..line + self.lines.len() {
-            let Some(line) = self.lines.get(self.wrap(at)) else {
+    pub(super) fn search(&self, start: Start, key: &Key<A>, flow: &FlowOf<A>, best: Best) -> Best {
+        for step in 0..self.lines.len() {
+            let line = self.lines.get(self.wrap(start.line() + step));
+            let entries = line.and_then(|line| {
+                let first = line.0.get(start.way())?;
+                Some((first, line.0.get(start.way() ^ 1)?))
+            });
+            let Some((first, second)) = entries else {
                 return best;
             };
-            for entry in &line.0 {
-                if entry.has(key) {
-                    return self.examine(entry, flow, best);
-                }
-                if entry.kind == Kind::Free {
-                    return best;
-                }
+            if first.has(key) {
+                return self.examine(first, flow, best);
+            }
+            if second.has(key) {
+                return self.examine(second, flow, best);
+            }
+            if first.kind == Kind::Free || second.kind == Kind::Free {
+                return best;
             }
         }
         best
@@ -239,7 +271,9 @@ impl<A: Address> HashTable<A> {
 impl<A: Address> Entry<A> {
     fn new(key: Key<A>, number: u32, rule: &Rule) -> Self {
         let (local, remote) = (rule.selector.local_ports, rule.selector.remote_ports);
+        let frame = (rule.interface, rule.selector.protocol);
         let (kind, ports) = match (local == ANY_PORTS, remote == ANY_PORTS) {
+            (true, true) if frame == (Interface(0), 0) => (Kind::All, ANY_PORTS),
             (true, true) => (Kind::AnyPorts, ANY_PORTS),
             (false, true) => (Kind::LocalPorts, local),
             (true, false) => (Kind::RemotePorts, remote),
@@ -269,9 +303,14 @@ impl<A: Address> Entry<A> {
 
     #[inline(always)]
     fn fits(&self, flow: &FlowOf<A>) -> bool {
+        self.kind == Kind::All || self.fits_more(flow)
+    }
+
+    #[inline(always)]
+    fn fits_more(&self, flow: &FlowOf<A>) -> bool {
         fits_frame(self.interface, self.protocol, flow)
             && match self.kind {
-                Kind::AnyPorts => true,
+                Kind::All | Kind::AnyPorts => true,
                 Kind::LocalPorts => fits_port(self.ports, flow.ports, |ports| ports.local),
                 Kind::RemotePorts => fits_port(self.ports, flow.ports, |ports| ports.remote),
                 Kind::Free | Kind::Listed => false,
@@ -310,7 +349,7 @@ mod tests {
         let rules = vec![rule(); keys.len()];
         let table = HashTable::new(keys, &rules);
         let read = |key: &Key<u32>| {
-            let mut at = table.line(key);
+            let mut at = table.start(key).line;
             let mut lines = 1_u32;
             while !table.lines[at].0.iter().any(|entry| entry.has(key)) {
                 at = table.wrap(at + 1);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Rule;
 use super::conditions::RangeRule;
 use super::flow::{Best, FlowOf, Match};
-use super::hash::{HashTable, Key};
+use super::hash::{HashTable, Key, Start};
 use super::prefixes::{Prefix, split};
 use crate::tables::address::Address;
 
@@ -50,13 +50,13 @@ struct Group<A> {
 /// A search that has begun: see [`Index::prepare`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Probe {
-    lines: [usize; PREPARED],
+    starts: [Start; PREPARED],
 }
 
 impl Probe {
     /// That of no search.
     pub const EMPTY: Self = Self {
-        lines: [0; PREPARED],
+        starts: [Start(0); PREPARED],
     };
 }
 
@@ -99,9 +99,9 @@ impl<A: Address> Index<A> {
     #[must_use]
     pub fn prepare(&self, flow: &FlowOf<A>) -> Probe {
         let mut probe = Probe::default();
-        for (line, group) in probe.lines.iter_mut().zip(&self.groups) {
-            *line = group.table.line(&group.key(flow));
-            group.table.prefetch(*line);
+        for (start, group) in probe.starts.iter_mut().zip(&self.groups) {
+            *start = group.table.start(&group.key(flow));
+            group.table.prefetch(*start);
         }
         probe
     }
@@ -129,11 +129,11 @@ impl<A: Address> Index<A> {
     fn best_of(&self, probe: Probe, flow: &FlowOf<A>) -> Best {
         let mut best = Best::NONE;
         let mut groups = self.groups.iter();
-        for (line, group) in probe.lines.into_iter().zip(groups.by_ref()) {
+        for (start, group) in probe.starts.into_iter().zip(groups.by_ref()) {
             if group.first >= best.rule {
                 return self.scan(flow, best);
             }
-            best = group.table.search(line, &group.key(flow), flow, best);
+            best = group.table.search(start, &group.key(flow), flow, best);
         }
         self.search_rest(groups.as_slice(), flow, best)
     }
@@ -145,7 +145,9 @@ impl<A: Address> Index<A> {
                 break;
             }
             let key = group.key(flow);
-            best = group.table.search(group.table.line(&key), &key, flow, best);
+            best = group
+                .table
+                .search(group.table.start(&key), &key, flow, best);
         }
         self.scan(flow, best)
     }

@@ -1,6 +1,6 @@
 //! The SPD (RFC 4301 4.4.1): one immutable version of all policies.
 //!
-//! A policy takes about 104 bytes, and in its direction's hash table 64 to 128 bytes for IPv4 and
+//! A policy takes about 104 bytes, and in its direction's hash table 96 to 192 bytes for IPv4 and
 //! twice that for IPv6; a child takes 64 bytes more for what it carries inbound.
 
 mod carried;

@@ -17,7 +17,7 @@ use esp::replay::Verdict;
 use super::TablesWriter;
 use crate::state::State;
 use crate::tables::sad::Way;
-use crate::tables::spd::Flow;
+use crate::tables::spd::{self, Flow, FlowV4};
 
 fn writer() -> (TablesWriter, DataplaneSide) {
     let geometry = Geometry::new(64, 1, 4).unwrap();
@@ -360,6 +360,81 @@ fn a_row_is_free_only_after_its_release() {
     );
     writer.release(id(1));
     assert_eq!(status(&mut writer, Command::SaAdd(next)), Status::Ok);
+}
+
+/// The slot in what workers see of the only outbound policy.
+fn protecting_slot(writer: &TablesWriter) -> Option<u32> {
+    let flow = FlowV4::default();
+    let snapshot = writer.tables().snapshot();
+    match snapshot.policies.outbound_spd().v4().lookup(&flow)?.verdict {
+        spd::Verdict::Protect { slot } => Some(slot),
+        spd::Verdict::Bypass | spd::Verdict::Discard => None,
+    }
+}
+
+#[test]
+fn no_child_takes_the_slot_of_one_that_a_worker_may_still_protect_by() {
+    let (mut writer, _side) = with_sa();
+    let protect = |number: u32| policy(number, Action::Protect(ChildId(number)));
+    let add = |writer: &mut TablesWriter, number: u32| {
+        let child = Child {
+            id: ChildId(number),
+            ..child()
+        };
+        for command in [
+            Command::ChildAdd(child),
+            Command::PolicyAdd(protect(number)),
+        ] {
+            assert_eq!(writer.apply(command).status, Status::Ok);
+        }
+    };
+    let delete = |writer: &mut TablesWriter, number: u32| {
+        for command in [
+            Command::PolicyDelete(PolicyId(number)),
+            Command::ChildDelete(ChildId(number)),
+        ] {
+            assert_eq!(writer.apply(command).status, Status::Ok);
+        }
+    };
+    let tables = Arc::clone(writer.tables());
+    add(&mut writer, 2);
+    writer.publish();
+    let first = protecting_slot(&writer);
+    assert!(first.is_some());
+    delete(&mut writer, 2);
+    assert_eq!(protecting_slot(&writer), first, "not published");
+    add(&mut writer, 3);
+    let turn = tables.quiescence.enter(0);
+    writer.publish();
+    let second = protecting_slot(&writer);
+    assert_ne!(second, first);
+    delete(&mut writer, 3);
+    add(&mut writer, 4);
+    writer.publish();
+    let third = protecting_slot(&writer);
+    assert!(third != first && third != second, "a worker is at work");
+    drop(turn);
+    delete(&mut writer, 4);
+    add(&mut writer, 5);
+    writer.publish();
+    assert!([first, second].contains(&protecting_slot(&writer)));
+}
+
+#[test]
+fn an_old_version_is_not_left_for_a_worker_to_free() {
+    let (mut writer, _side) = with_sa();
+    status(&mut writer, Command::PolicyAdd(policy(1, Action::Bypass)));
+    let tables = Arc::clone(writer.tables());
+    let turn = tables.quiescence.enter(0);
+    let seen = tables.snapshot();
+    let policies = Arc::downgrade(&seen.policies);
+    status(&mut writer, Command::PolicyDelete(PolicyId(1)));
+    writer.publish();
+    drop(seen);
+    assert!(policies.upgrade().is_some());
+    drop(turn);
+    writer.publish();
+    assert!(policies.upgrade().is_none());
 }
 
 #[test]
