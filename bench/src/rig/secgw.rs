@@ -14,7 +14,7 @@ use super::cell::{Cell, Family, Way};
 use super::generator::{Generator, Stats, Times};
 use super::hugepages::HugePages;
 use super::plan::{PEER_MAC, Plan};
-use super::traffic::{self, NAT_T_PORT, hex};
+use super::traffic::{self, hex};
 use super::verify;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -39,6 +39,11 @@ pub(crate) enum Mode {
 
 impl Mode {
     pub(crate) const ALL: [Self; 2] = [Self::Cpu, Self::Look];
+
+    /// Whether it can do the cell at all: it has UDP encapsulation for inline devices only.
+    pub(crate) fn can(cell: Cell) -> bool {
+        !cell.udp
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -142,8 +147,11 @@ fn own_arguments(command: &mut Command, cell: Cell, mode: Mode, setup: &Setup, f
         .arg("--config")
         .arg(format!("(0,0,{core}),(1,0,{core})"))
         .args(["--mtu", &MTU.to_string(), "-s", &MBUFS.to_string()]);
-    if mode == Mode::Cpu || setup.window > 0 {
+    if mode == Mode::Cpu || setup.window > 0 || cell.esn {
         command.arg("-l");
+    }
+    if cell.esn {
+        command.arg("-e");
     }
     if setup.window > 0 {
         command.args(["-w", &setup.window.to_string()]);
@@ -179,12 +187,6 @@ fn configure(plan: &Plan, mode: Mode) -> Result<String> {
         Family::V4 => ("ipv4", 32),
         Family::V6 => ("ipv6", 128),
     };
-    let udp = if plan.cell.udp {
-        format!(" udp-encap sport {NAT_T_PORT} dport {NAT_T_PORT}")
-    } else {
-        String::new()
-    };
-    let esn = if plan.cell.esn { " esn 0" } else { "" };
     let algorithm = format!("aead_algo aes-{}-gcm", plan.cell.key_bits);
     for flow in 0..plan.cell.sas {
         let (gateway, far) = (plan.gateway(), plan.far_gateway(flow));
@@ -201,7 +203,7 @@ fn configure(plan: &Plan, mode: Mode) -> Result<String> {
         )?;
         writeln!(
             text,
-            "sa {way} {spi} {algorithm} aead_key {} mode {ip}-tunnel src {} dst {} type {kind}{udp}{esn}",
+            "sa {way} {spi} {algorithm} aead_key {} mode {ip}-tunnel src {} dst {} type {kind}",
             hex(&plan.key(flow, !outward), ":"),
             long_form(source),
             long_form(destination),
