@@ -40,10 +40,10 @@ bench: deps all ## a part of the benchmarks, under five minutes, as root
 bench-full: deps all ## all benchmarks, hours, as root: bench-*.json
 	target/release/culvert-bench all --json bench-all.json
 	target/release/culvert-bench control --json bench-control.json
-	target/release/culvert-bench compare --full --runs 5 --json bench-compare.json
 	target/release/culvert-bench dataplane --sas 1000 --workers 2 --json bench-workers.json
 	target/release/culvert-bench latency --sas 1000 --json bench-latency.json
 	$(CARGO) bench -p culvert-bench
+	target/release/culvert-bench compare --full --runs 5 --json bench-compare.json
 
 e2e: deps all ## rekey storms, kills and transfers at full length (about three minutes)
 	CULVERT_E2E=full $(CARGO) nextest run --release -p culvert-bench --no-fail-fast

@@ -27,6 +27,7 @@ const MTU: u32 = 1700;
 /// What secgw needs besides its SAs, MiB; and SAs for one more MiB.
 const MEMORY_MIB: u64 = 512;
 const SAS_PER_MIB: u64 = 50;
+const SAS_MAX: u32 = 200_000;
 
 /// How it does its crypto.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +41,10 @@ pub(crate) enum Mode {
 impl Mode {
     pub(crate) const ALL: [Self; 2] = [Self::Cpu, Self::Look];
 
-    /// Whether it can do the cell at all: it has UDP encapsulation for inline devices only.
+    /// Whether it can do the cell at all: it has UDP encapsulation for inline devices only, and
+    /// takes some 20 KiB of hugepages for an SA.
     pub(crate) fn can(cell: Cell) -> bool {
-        !cell.udp
+        !cell.udp && cell.sas <= SAS_MAX
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -218,7 +220,7 @@ fn configure(plan: &Plan, mode: Mode) -> Result<String> {
          dst 192.0.2.3 type {kind}"
     )?;
     let routes: &[&str] = match plan.cell.family {
-        Family::V4 => &["ipv4 dst 172.16.0.0/12", "ipv4 dst 10.0.0.0/8"],
+        Family::V4 => &["ipv4 dst 172.0.0.0/8", "ipv4 dst 10.0.0.0/8"],
         Family::V6 => &[
             "ipv6 dst 2001:0db8:0001:0000:0000:0000:0000:0000/48",
             "ipv6 dst fd00:0000:0000:0000:0000:0000:0000:0000/16",
