@@ -33,8 +33,17 @@ interop: deps all ## the whole table against strongSwan, and native ESP against 
 kernel-peer: deps all ## native ESP against a Linux kernel in an emulated machine
 	dataplane/tests/kernel-peer/run.sh
 
-bench: deps ## the short benchmarks, under five minutes
-	$(CARGO) run --release -q -p culvert-bench -- all
+bench: deps all ## a part of the benchmarks, under five minutes, as root
+	target/release/culvert-bench all --runs 5 --only crypto --only contract
+	target/release/culvert-bench compare --sas 1,1000 --sizes 64,1420 --runs 3
+
+bench-full: deps all ## all benchmarks, hours, as root: bench-*.json
+	target/release/culvert-bench all --json bench-all.json
+	target/release/culvert-bench control --json bench-control.json
+	target/release/culvert-bench dataplane --sas 1000 --workers 2 --json bench-workers.json
+	target/release/culvert-bench latency --sas 1000 --json bench-latency.json
+	$(CARGO) bench -p culvert-bench
+	target/release/culvert-bench compare --full --runs 5 --json bench-compare.json
 
 e2e: deps all ## rekey storms, kills and transfers at full length (about three minutes)
 	CULVERT_E2E=full $(CARGO) nextest run --release -p culvert-bench --no-fail-fast

@@ -16,6 +16,8 @@
 #define SUB_BITS 7
 #define SUB (1u << SUB_BITS)
 #define BUCKETS ((64 - SUB_BITS) * SUB)
+/* With no more due than this the queue of a disturbance is gone. */
+#define SETTLED_PKTS 32
 
 bool latency_on;
 
@@ -24,6 +26,11 @@ static struct {
 	uint64_t start, departed, first; /* numbers of packets */
 	uint64_t next;                   /* when the next one departs */
 	uint64_t count[BUCKETS], recorded, behind;
+	/* the same without times of which the machine, not the program, was the cause */
+	uint64_t window[BUCKETS], quiet[BUCKETS];
+	uint32_t low, high; /* what of the window is used */
+	uint32_t windows, disturbed;
+	bool unsettled;
 	int offset;
 	char file[256];
 	bool counting;
@@ -123,15 +130,43 @@ latency_record(struct rte_mbuf **bufs, uint16_t n, uint64_t now)
 		return;
 	for (uint16_t i = 0; i < n; i++) {
 		uint64_t left = *RTE_MBUF_DYNFIELD(bufs[i], L.offset, uint64_t *);
+		uint32_t b;
 
 		if (left < L.first || left > now)
 			continue; /* of the warming, or none of ours */
-		L.count[bucket_of(now - left)]++;
+		b = bucket_of(now - left);
+		L.count[b]++;
+		L.window[b]++;
+		L.low = RTE_MIN(L.low, b);
+		L.high = RTE_MAX(L.high, b);
 		L.recorded++;
 	}
 }
 
-/* Lines "NANOSECONDS COUNT"; first how many were recorded, and the longest queue of due ones. */
+/*
+ * A window is over. One in which the thread was preempted is no measure of the program, nor are
+ * those behind it until the packets that were due meanwhile are gone.
+ */
+void
+latency_window(uint64_t now, bool preempted)
+{
+	L.windows++;
+	if (preempted)
+		L.unsettled = true;
+	if (L.unsettled)
+		L.disturbed++;
+	for (uint32_t b = L.low; b <= L.high; b++) {
+		if (!L.unsettled)
+			L.quiet[b] += L.window[b];
+		L.window[b] = 0;
+	}
+	L.low = BUCKETS - 1;
+	L.high = 0;
+	if (!preempted && L.next + SETTLED_PKTS * (uint64_t)L.tsc_per_pkt > now)
+		L.unsettled = false;
+}
+
+/* Lines "NANOSECONDS COUNT QUIET", and a first one with what was behind at most and windows. */
 void
 latency_write(void)
 {
@@ -145,9 +180,11 @@ latency_write(void)
 		LOG("%s: %s\n", L.file, strerror(errno));
 		return;
 	}
-	fprintf(f, "# recorded %" PRIu64 " behind %" PRIu64 "\n", L.recorded, L.behind);
+	fprintf(f, "# recorded %" PRIu64 " behind %" PRIu64 " windows %u disturbed %u\n",
+		L.recorded, L.behind, L.windows, L.disturbed);
 	for (uint32_t i = 0; i < BUCKETS; i++)
 		if (L.count[i])
-			fprintf(f, "%.0f %" PRIu64 "\n", value_of(i) * ns, L.count[i]);
+			fprintf(f, "%.0f %" PRIu64 " %" PRIu64 "\n", value_of(i) * ns, L.count[i],
+				L.quiet[i]);
 	fclose(f);
 }

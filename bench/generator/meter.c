@@ -19,6 +19,7 @@
 #define CHAIN 1500 /* dependent multiplies; 3 cycles each on every AMD Zen and Intel core */
 #define CYCLES_PER_MULTIPLY 3.0
 #define GATE_POLL_US 2000
+#define PACED_CALIBRATION 64 /* windows */
 
 struct meter M;
 
@@ -63,13 +64,14 @@ meter_core_ratio(void)
 	return b > a ? 2.0 * CHAIN * CYCLES_PER_MULTIPLY / (double)(b - a) : 0;
 }
 
+/* Times that the thread lost its core; a program that sleeps when idle does so by itself. */
 static uint64_t
 preemptions(void)
 {
 	struct rusage ru;
 
 	getrusage(RUSAGE_THREAD, &ru);
-	return (uint64_t)ru.ru_nivcsw + (uint64_t)ru.ru_nvcsw;
+	return (uint64_t)ru.ru_nivcsw + (latency_on ? 0 : (uint64_t)ru.ru_nvcsw);
 }
 
 /* ---- what is written at the end */
@@ -217,7 +219,10 @@ keep_window(uint64_t now)
 	w->rx = M.rx_tsc - S.rx_tsc;
 	w->tx = M.tx_tsc - S.tx_tsc;
 	w->preempted = (uint32_t)(preemptions() - S.preempted);
-	w->ratio = meter_core_ratio();
+	/* a calibration takes microseconds, which packets on a schedule would feel */
+	w->ratio = latency_on && S.n % PACED_CALIBRATION != 1 ? w[-1].ratio : meter_core_ratio();
+	if (latency_on)
+		latency_window(now, w->preempted);
 }
 
 /* Called by the measured thread when a window's time is over. */

@@ -5,6 +5,7 @@
  * copied at hand-out and freed at once.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 
 #include <rte_ip.h>
@@ -138,6 +139,9 @@ port_rx_none(void *rxq __rte_unused, struct rte_mbuf **bufs __rte_unused,
 	return 0;
 }
 
+/* Queues of several threads write into one file, a few frames in all. */
+static pthread_mutex_t dumping = PTHREAD_MUTEX_INITIALIZER;
+
 static void
 dump_frame(struct port *p, struct rte_mbuf *m)
 {
@@ -194,9 +198,12 @@ port_tx(void *txq, struct rte_mbuf **bufs, uint16_t n)
 
 	if (latency_on)
 		latency_record(bufs, n, t0);
-	if (unlikely(q->p->dump != NULL && M.running))
+	if (unlikely(q->p->dump != NULL && M.running)) {
+		pthread_mutex_lock(&dumping);
 		for (uint16_t i = 0; i < n && q->p->dump; i++)
 			dump_frame(q->p, bufs[i]);
+		pthread_mutex_unlock(&dumping);
+	}
 	for (uint16_t i = 0; i < n; i++)
 		bytes += bufs[i]->pkt_len;
 	if (q->p->direct)

@@ -64,6 +64,7 @@ fn measure(
     let mut culvert = Runs::new("culvert");
     let mut peers: Vec<(Mode, Runs<(Stats, usize)>)> = Mode::ALL
         .into_iter()
+        .filter(|_| Mode::can(cell))
         .map(|mode| (mode, Runs::new(mode.name())))
         .collect();
     for run in 1..=options.runs {
@@ -144,7 +145,7 @@ fn print_ratios(report: &Report) {
             .min_by(|a, b| a.0.total_cmp(&b.0));
         let name = ours.cell.to_string();
         let (Some(net), Some((peer, by))) = (ours.median(), best) else {
-            println!("{name:<30} no figure");
+            println!("{name:<30} nothing to compare");
             continue;
         };
         let times = peer / net;

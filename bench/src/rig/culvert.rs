@@ -23,6 +23,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Packet memory: 2 ports of 1,024 descriptors each way for each worker, and what is under way.
 const MEMORY_MIB: u64 = 128;
+/// Hugepages for the rows of SAs, beside the packets: at least, and SAs for one more MiB.
+const TABLES_MIB: u64 = 64;
+const SAS_PER_MIB: u64 = 1024;
 /// The kernel's part of the mirroring, once `ip` has returned.
 const MIRRORING: Duration = Duration::from_millis(200);
 /// The worker wins against ordinary programs on its core.
@@ -53,8 +56,7 @@ pub(crate) struct Outcome {
     pub(crate) verified: usize,
     /// Name and cycles per packet of each stage, if the dataplane counts them.
     pub(crate) stages: Vec<(String, f64)>,
-    /// Nanoseconds and how often.
-    pub(crate) latency: Vec<(u64, u64)>,
+    pub(crate) latency: Vec<Latency>,
     pub(crate) huge: bool,
 }
 
@@ -72,8 +74,8 @@ impl Bench {
         let workers = setup.cores.len();
         let plan = Plan::new(cell, u32::try_from(workers)?)?;
         let site = Site::new(dir, &setup.binary)?;
-        let memory = MEMORY_MIB * workers as u64;
-        let huge = HugePages::reserve(memory + 16);
+        let tables = u64::from(plan.max_sas()) / SAS_PER_MIB;
+        let huge = HugePages::reserve(MEMORY_MIB * workers as u64 + TABLES_MIB + tables);
         Ok(Self {
             site,
             plan,
@@ -267,6 +269,19 @@ impl Bench {
     }
 }
 
+/// Whether the dataplane starts with what `setup` writes into its configuration.
+pub(crate) fn accepts(cell: Cell, setup: &Setup) -> bool {
+    let try_it = || -> Result<()> {
+        let dir = tempfile::Builder::new()
+            .prefix("culvert-bench-")
+            .tempdir()?;
+        let bench = Bench::new(cell, setup, dir.path())?;
+        bench.configure(&["net_gen0".to_owned(), "net_gen1".to_owned()])?;
+        bench.site.start()?.stop()
+    };
+    try_it().is_ok()
+}
+
 fn mac_text(mac: Mac) -> String {
     traffic::hex(&mac, ":")
 }
@@ -295,13 +310,26 @@ fn stages(first: &Counters, last: &Counters, ratio: f64) -> Vec<(String, f64)> {
     rows.collect()
 }
 
-/// Lines of nanoseconds and how often.
-fn latencies(path: &Path) -> Result<Vec<(u64, u64)>> {
+/// How often a packet took so long.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Latency {
+    pub(crate) ns: u64,
+    pub(crate) count: u64,
+    /// Without times in which the worker was preempted.
+    pub(crate) quiet: u64,
+}
+
+/// What the generator writes: nanoseconds, how often, how often undisturbed.
+fn latencies(path: &Path) -> Result<Vec<Latency>> {
     let text = fs::read_to_string(path)?;
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let pairs = lines.map(|line| {
-        let (ns, count) = line.split_once(' ')?;
-        Some((ns.parse().ok()?, count.parse().ok()?))
+        let mut words = line.split(' ').map(|word| word.parse::<u64>().ok());
+        Some(Latency {
+            ns: words.next()??,
+            count: words.next()??,
+            quiet: words.next()??,
+        })
     });
     pairs
         .collect::<Option<Vec<_>>>()

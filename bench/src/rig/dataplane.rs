@@ -78,11 +78,25 @@ pub(crate) fn figure(cell: Cell, outcomes: &[Outcome]) -> Figure {
     figure
 }
 
+/// Whether this dataplane knows the key that turns its stage clock on.
+fn counts_stages(options: &Options, setup: &Setup) -> bool {
+    let mut setup = setup.clone();
+    setup.stages = true;
+    let Some(cell) = options.cells().first().copied() else {
+        return false;
+    };
+    let known = super::culvert::accepts(cell, &setup);
+    if !known {
+        eprintln!("culvert-bench: this dataplane has no stage_clock: no cycles by stage");
+    }
+    known
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let options = &arguments.options;
     let earlier = options.against.as_deref().map(Report::read).transpose()?;
     let mut setup = options.setup()?;
-    setup.stages = arguments.stages;
+    setup.stages = arguments.stages && counts_stages(options, &setup);
     let mut environment = Environment::now(options.core, options.tier.as_deref())?;
     environment.print();
     if arguments.workers > 1 {

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::cell::{Cell, CellName};
-use super::culvert::{Outcome, Setup};
+use super::culvert::Setup;
 use super::dataplane::start;
 use super::environment::Environment;
 use super::options::Options;
@@ -61,12 +61,32 @@ struct Row {
     idle: Idle,
     load_percent: u8,
     offered_pps: f64,
+    all: Quantiles,
+    /// Without times in which the machine had taken the worker's core away.
+    quiet: Quantiles,
+}
+
+/// Nanoseconds.
+#[derive(Clone, Copy, Serialize)]
+struct Quantiles {
     /// Packets that departed and came out.
-    recorded: u64,
+    packets: u64,
     p50: u64,
     p99: u64,
     p999: u64,
     max: u64,
+}
+
+impl Quantiles {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        Self {
+            packets: histogram.len(),
+            p50: histogram.value_at_quantile(0.5),
+            p99: histogram.value_at_quantile(0.99),
+            p999: histogram.value_at_quantile(0.999),
+            max: histogram.max(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -83,8 +103,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut environment = Environment::now(options.core, options.tier.as_deref())?;
     environment.print();
     println!(
-        "\n{:<30} {:<8} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10}",
-        "latency in microseconds", "idle", "load", "Mpps", "p50", "p99", "p99.9", "max", "packets"
+        "\n{:<30} {:<8} {:>5} {:>7} {:>9} {:>9} {:>9} {:>9} | {:>6} {:>8} {:>8} {:>8} {:>8}",
+        "latency in microseconds",
+        "idle",
+        "load",
+        "Mpps",
+        "p50",
+        "p99",
+        "p99.9",
+        "max",
+        "quiet",
+        "p50",
+        "p99",
+        "p99.9",
+        "max"
     );
     let mut rows = Vec::new();
     for cell in options.cells() {
@@ -120,11 +152,15 @@ fn measure(
     let mut setup = setup.clone();
     setup.busy = idle == Idle::Busy;
     setup.pace = Some(pps);
-    let mut histogram = Histogram::<u64>::new(DIGITS)?;
+    let mut all = Histogram::<u64>::new(DIGITS)?;
+    let mut quiet = Histogram::<u64>::new(DIGITS)?;
     for _ in 0..options.runs {
-        add(&mut histogram, &start(cell, &setup, options.keep)?)?;
+        for latency in start(cell, &setup, options.keep)?.latency {
+            all.record_n(latency.ns, latency.count)?;
+            quiet.record_n(latency.ns, latency.quiet)?;
+        }
     }
-    if histogram.is_empty() {
+    if all.is_empty() {
         return Err("no packet came out".into());
     }
     Ok(Row {
@@ -132,19 +168,9 @@ fn measure(
         idle,
         load_percent,
         offered_pps: pps,
-        recorded: histogram.len(),
-        p50: histogram.value_at_quantile(0.5),
-        p99: histogram.value_at_quantile(0.99),
-        p999: histogram.value_at_quantile(0.999),
-        max: histogram.max(),
+        all: Quantiles::of(&all),
+        quiet: Quantiles::of(&quiet),
     })
-}
-
-fn add(histogram: &mut Histogram<u64>, outcome: &Outcome) -> Result<()> {
-    for (ns, count) in &outcome.latency {
-        histogram.record_n(*ns, *count)?;
-    }
-    Ok(())
 }
 
 fn print(row: &Row) {
@@ -153,16 +179,22 @@ fn print(row: &Row) {
         Idle::Busy => "busy",
         Idle::Adaptive => "adaptive",
     };
+    let Row { all, quiet, .. } = row;
     println!(
-        "{:<30} {idle:<8} {:>4}% {:>9.3} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>10}",
+        "{:<30} {idle:<8} {:>4}% {:>7.3} {:>9.1} {:>9.1} {:>9.1} {:>9.1} | \
+         {:>5.0}% {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
         row.cell.to_string(),
         row.load_percent,
         row.offered_pps / 1e6,
-        us(row.p50),
-        us(row.p99),
-        us(row.p999),
-        us(row.max),
-        row.recorded,
+        us(all.p50),
+        us(all.p99),
+        us(all.p999),
+        us(all.max),
+        quiet.packets as f64 * 100.0 / all.packets as f64,
+        us(quiet.p50),
+        us(quiet.p99),
+        us(quiet.p999),
+        us(quiet.max),
     );
 }
 

@@ -1,5 +1,6 @@
 //! Installs a cell's SAs in a running dataplane, as the IKE process does it.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ const PRIORITY: u32 = 10_000;
 /// How long the dataplane may take for a welcome, and for any one completion.
 const PATIENCE: Duration = Duration::from_secs(60);
 const SOCKET: &str = "dataplane.sock";
+/// Time for measuring round trips.
+const ROUND_TRIPS_MOST: Duration = Duration::from_secs(2);
 /// Between looks at a ring in which nothing is.
 const POLL: Duration = Duration::from_micros(20);
 
@@ -35,6 +38,8 @@ pub(crate) struct Link {
     _connection: Connection,
     submitted: u64,
     completed: u64,
+    /// What is under way; completions come in the same order.
+    flying: VecDeque<&'static str>,
 }
 
 /// What installing took.
@@ -61,6 +66,7 @@ impl Link {
                         _connection: connection,
                         submitted: 0,
                         completed: 0,
+                        flying: VecDeque::new(),
                     });
                 }
                 Some(_) => return Err("the dataplane has another IKE process".into()),
@@ -90,11 +96,15 @@ impl Link {
         })
     }
 
-    /// Time of one command there and back, nanoseconds, for each of `count`.
+    /// Time of one command there and back, nanoseconds, for each of `count` or what time allows.
     pub(crate) fn round_trips(&mut self, plan: &Plan, count: u32) -> Result<Vec<f64>> {
         let update = Command::PathUpdate(path(plan, 0));
         let mut times = Vec::new();
+        let end = Instant::now() + ROUND_TRIPS_MOST;
         for _ in 0..count {
+            if Instant::now() > end {
+                break;
+            }
             let start = Instant::now();
             self.submit(&update)?;
             while self.completed < self.submitted {
@@ -112,6 +122,7 @@ impl Link {
             match self.side.submit(command) {
                 Ok(_) => {
                     self.submitted += 1;
+                    self.flying.push_back(name(command));
                     return Ok(());
                 }
                 Err(SubmitError::Full) if Instant::now() < end => {
@@ -146,18 +157,36 @@ impl Link {
         while let Some(event) = self.side.poll()? {
             if let Event::Completed { command, status } = event {
                 taken += 1;
+                let what = self.flying.pop_front().unwrap_or("a command");
                 if status != Status::Ok {
-                    let text = format!("command {command} of the dataplane ended with {status:?}");
-                    let hint = match status {
-                        Status::Full => ": a table, or memory for windows, is full",
-                        _ => "",
-                    };
-                    return Err(format!("{text}{hint}").into());
+                    return Err(refused(what, command, status).into());
                 }
             }
         }
         self.completed += taken;
         Ok(taken)
+    }
+}
+
+fn name(command: &Command) -> &'static str {
+    match command {
+        Command::Begin { .. } => "begin",
+        Command::Commit => "commit",
+        Command::PathAdd(_) | Command::PathUpdate(_) => "a path",
+        Command::ChildAdd(_) => "a child",
+        Command::SaAdd(_) => "an SA",
+        Command::ActivateOutbound { .. } => "an activation",
+        Command::PolicyAdd(_) => "a policy",
+        _ => "a command",
+    }
+}
+
+fn refused(what: &str, number: u64, status: Status) -> String {
+    match status {
+        Status::Full => format!(
+            "the dataplane has no room for {what} (command {number}): fewer SAs, or a higher limit"
+        ),
+        _ => format!("the dataplane refused {what} (command {number}): {status:?}"),
     }
 }
 

@@ -113,6 +113,9 @@ impl Options {
 
     /// What culvert is started with: one worker, polling without a pause.
     pub(crate) fn setup(&self) -> Result<culvert::Setup, Box<dyn Error>> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("network namespaces and hugepages need root: run it with sudo".into());
+        }
         let binary = self.dataplane.clone().map_or_else(default_binary, Ok)?;
         Ok(culvert::Setup {
             binary,

@@ -43,7 +43,7 @@ impl Plan {
         let rows = if pairs { 2 * cell.sas } else { cell.sas };
         Ok(Self {
             cell,
-            geometry: Geometry::new(rows.max(2), workers, 0)?,
+            geometry: Geometry::new(rows.max(2 * workers), workers, 0)?,
             pairs,
             workers,
         })

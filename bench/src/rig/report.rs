@@ -177,7 +177,9 @@ impl Report {
 fn line(figure: &Figure) -> String {
     let (cell, by) = (figure.cell.to_string(), &figure.by);
     let (Some(net), Some(gross), Some(pps)) = (figure.net, figure.gross, figure.pps) else {
+        // The rest of it is in the file.
         let error = figure.error.as_deref().unwrap_or("no run");
+        let error = error.lines().take(2).collect::<Vec<_>>().join(" ");
         return format!("{cell:<30} {by:<11} {error}");
     };
     let range = format!("{:.1} .. {:.1}", net.min, net.max);
@@ -190,4 +192,91 @@ fn line(figure: &Figure) -> String {
         figure.runs,
         figure.verified,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell() -> CellName {
+        CellName {
+            sas: 1,
+            size: "64".to_owned(),
+            key_bits: 128,
+            way: "enc".to_owned(),
+            ip: 4,
+            udp: false,
+            esn: false,
+        }
+    }
+
+    fn stats(net: f64) -> Stats {
+        Stats {
+            net,
+            net_p10: net - 1.0,
+            gross: net + 50.0,
+            windows: 10,
+            clean: 9,
+            tx_pps: 1e6,
+            ratio: 1.4,
+            core_ghz: 3.7,
+            rx_pkts: 1000,
+            tx_pkts: 1000,
+        }
+    }
+
+    fn report(figures: Vec<Figure>) -> Report {
+        let environment = Environment {
+            cpu: "a".to_owned(),
+            flags: vec!["avx2".to_owned()],
+            crypto_tier: "portable".to_owned(),
+            core_per_tsc: 1.0,
+            core_ghz: 1.0,
+            kernel: String::new(),
+            dpdk: String::new(),
+            commit: String::new(),
+            hugepages: true,
+            replay_window: 4096,
+            memory: Vec::new(),
+        };
+        Report::new(environment, figures)
+    }
+
+    #[test]
+    fn a_file_comes_back_and_is_found_by_cell_and_program() {
+        let runs = [stats(10.0), stats(30.0), stats(20.0)];
+        let figure = Figure::new(cell(), "culvert", &runs, 9000);
+        let failed = Figure::failed(cell(), "secgw-cpu", "no".to_owned());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        report(vec![figure, failed]).write(&path).unwrap();
+        let back = Report::read(&path).unwrap();
+        let found = back.find(&cell(), "culvert").unwrap();
+        let net = found.net.unwrap();
+        assert_eq!((net.min, net.median, net.max), (10.0, 20.0, 30.0));
+        assert_eq!((found.quiet, found.runs), (Some(9.0), 3));
+        assert_eq!(back.find(&cell(), "secgw-cpu").unwrap().median(), None);
+        assert!(back.find(&cell(), "secgw-look").is_none());
+        assert!(back.verdict().is_err(), "a cell failed");
+    }
+
+    #[test]
+    fn files_of_other_programs_and_schemas_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        assert!(Report::read(&path).is_err());
+        fs::write(&path, "{\"cpu\":\"x\"}").unwrap();
+        assert!(Report::read(&path).is_err());
+        let mut other = report(Vec::new());
+        other.schema = SCHEMA + 1;
+        other.write(&path).unwrap();
+        assert!(Report::read(&path).is_err_and(|e| e.to_string().contains("schema 2,")));
+    }
+
+    #[test]
+    fn medians_of_even_numbers_lie_between() {
+        let spread = Spread::of([4.0, 1.0, 2.0, 9.0]).unwrap();
+        assert_eq!((spread.min, spread.median, spread.max), (1.0, 3.0, 9.0));
+        assert_eq!(Spread::of([]), None);
+    }
 }

@@ -14,7 +14,7 @@ use super::cell::{Cell, Family, Way};
 use super::generator::{Generator, Stats, Times};
 use super::hugepages::HugePages;
 use super::plan::{PEER_MAC, Plan};
-use super::traffic::{self, NAT_T_PORT, hex};
+use super::traffic::{self, hex};
 use super::verify;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -27,6 +27,7 @@ const MTU: u32 = 1700;
 /// What secgw needs besides its SAs, MiB; and SAs for one more MiB.
 const MEMORY_MIB: u64 = 512;
 const SAS_PER_MIB: u64 = 50;
+const SAS_MAX: u32 = 200_000;
 
 /// How it does its crypto.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,12 @@ pub(crate) enum Mode {
 
 impl Mode {
     pub(crate) const ALL: [Self; 2] = [Self::Cpu, Self::Look];
+
+    /// Whether it can do the cell at all: it has UDP encapsulation for inline devices only, and
+    /// takes some 20 KiB of hugepages for an SA.
+    pub(crate) fn can(cell: Cell) -> bool {
+        !cell.udp && cell.sas <= SAS_MAX
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -142,8 +149,11 @@ fn own_arguments(command: &mut Command, cell: Cell, mode: Mode, setup: &Setup, f
         .arg("--config")
         .arg(format!("(0,0,{core}),(1,0,{core})"))
         .args(["--mtu", &MTU.to_string(), "-s", &MBUFS.to_string()]);
-    if mode == Mode::Cpu || setup.window > 0 {
+    if mode == Mode::Cpu || setup.window > 0 || cell.esn {
         command.arg("-l");
+    }
+    if cell.esn {
+        command.arg("-e");
     }
     if setup.window > 0 {
         command.args(["-w", &setup.window.to_string()]);
@@ -179,12 +189,6 @@ fn configure(plan: &Plan, mode: Mode) -> Result<String> {
         Family::V4 => ("ipv4", 32),
         Family::V6 => ("ipv6", 128),
     };
-    let udp = if plan.cell.udp {
-        format!(" udp-encap sport {NAT_T_PORT} dport {NAT_T_PORT}")
-    } else {
-        String::new()
-    };
-    let esn = if plan.cell.esn { " esn 0" } else { "" };
     let algorithm = format!("aead_algo aes-{}-gcm", plan.cell.key_bits);
     for flow in 0..plan.cell.sas {
         let (gateway, far) = (plan.gateway(), plan.far_gateway(flow));
@@ -201,7 +205,7 @@ fn configure(plan: &Plan, mode: Mode) -> Result<String> {
         )?;
         writeln!(
             text,
-            "sa {way} {spi} {algorithm} aead_key {} mode {ip}-tunnel src {} dst {} type {kind}{udp}{esn}",
+            "sa {way} {spi} {algorithm} aead_key {} mode {ip}-tunnel src {} dst {} type {kind}",
             hex(&plan.key(flow, !outward), ":"),
             long_form(source),
             long_form(destination),
@@ -216,7 +220,7 @@ fn configure(plan: &Plan, mode: Mode) -> Result<String> {
          dst 192.0.2.3 type {kind}"
     )?;
     let routes: &[&str] = match plan.cell.family {
-        Family::V4 => &["ipv4 dst 172.16.0.0/12", "ipv4 dst 10.0.0.0/8"],
+        Family::V4 => &["ipv4 dst 172.0.0.0/8", "ipv4 dst 10.0.0.0/8"],
         Family::V6 => &[
             "ipv6 dst 2001:0db8:0001:0000:0000:0000:0000:0000/48",
             "ipv6 dst fd00:0000:0000:0000:0000:0000:0000:0000/16",

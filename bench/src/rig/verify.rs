@@ -267,3 +267,6 @@ fn masked(packet: &[u8]) -> Vec<u8> {
     }
     packet
 }
+
+#[cfg(test)]
+mod tests;

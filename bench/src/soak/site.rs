@@ -30,6 +30,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// How long the dataplane may take to start, to answer and to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What namespaces are called, with the number of the process behind it.
+const NAMESPACE: &str = "culvert-bench-";
 
 /// Namespace, directory and binary.
 pub(crate) struct Site {
@@ -49,6 +51,20 @@ fn ip(arguments: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Namespaces of runs that were killed.
+fn remove_leftovers() -> Result<()> {
+    for line in ip("netns list")?.lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let owner = name.strip_prefix(NAMESPACE);
+        let dead = |pid: &str| !Path::new("/proc").join(pid).exists();
+        if owner.is_some_and(|pid| pid.parse::<u32>().is_ok() && dead(pid)) {
+            // Another process may be faster.
+            let _ = ip(&format!("netns del {name}"));
+        }
+    }
+    Ok(())
+}
+
 fn mac_text(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
@@ -56,7 +72,8 @@ fn mac_text(mac: Mac) -> String {
 impl Site {
     /// Makes the namespace. `dir` holds configuration, captures, log and run directory.
     pub(crate) fn new(dir: &Path, binary: &Path) -> Result<Self> {
-        let namespace = format!("culvert-bench-{}", std::process::id());
+        remove_leftovers()?;
+        let namespace = format!("{NAMESPACE}{}", std::process::id());
         ip(&format!("netns add {namespace}"))?;
         let site = Self {
             namespace,
