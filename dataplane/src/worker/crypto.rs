@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use arrayvec::ArrayVec;
-use crypto::{KeyContext, Op};
+use crypto::{ICV_ROOM, KeyContext, Op};
 use dpdk::BATCH_SIZE;
 use esp::Protected;
 
@@ -84,13 +84,37 @@ fn run<'k, T: Cryptic>(
         let mut verdicts = verdicts.into_iter();
         for (place, item) in chunk.iter_mut().enumerate() {
             let was_asked = asked & (1 << place) != 0;
+            if was_asked {
+                let scratch = key(item).map_or(0, scratch);
+                give_back(item, scratch);
+            }
             item.set_ok(was_asked && verdicts.next() == Some(true));
         }
     }
 }
 
+/// Bytes behind a short ICV that crypto may write.
+fn scratch(key: &KeyContext) -> usize {
+    ICV_ROOM - key.icv_len()
+}
+
 fn op<'a, T: Cryptic>(item: &'a mut T, key: Option<&'a KeyContext>) -> Option<Op<'a>> {
-    let Protected { data, iv, aad } = item.protected()?.clone();
+    let Protected { mut data, iv, aad } = item.protected()?.clone();
+    let key = key?;
+    let scratch = scratch(key);
+    if scratch > 0 {
+        item.packet_mut().frame_mut()?.append(scratch)?;
+        data.end += scratch;
+    }
     let bytes = item.packet_mut().network_mut().get_mut(data)?;
-    Op::new(key?, iv, aad, bytes).ok()
+    Op::new(key, iv, aad, bytes).ok()
+}
+
+/// Undoes what [`op`] appended.
+fn give_back<T: Cryptic>(item: &mut T, scratch: usize) {
+    if scratch > 0
+        && let Some(frame) = item.packet_mut().frame_mut()
+    {
+        let _ = frame.trim(scratch);
+    }
 }
