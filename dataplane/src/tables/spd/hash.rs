@@ -349,7 +349,7 @@ mod tests {
         let rules = vec![rule(); keys.len()];
         let table = HashTable::new(keys, &rules);
         let read = |key: &Key<u32>| {
-            let mut at = table.start(key).line;
+            let mut at = table.start(key).line();
             let mut lines = 1_u32;
             while !table.lines[at].0.iter().any(|entry| entry.has(key)) {
                 at = table.wrap(at + 1);
