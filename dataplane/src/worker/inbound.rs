@@ -39,7 +39,7 @@ pub(super) fn announce(view: &View<'_>, lane: &Lane<'_>) {
             .row(SaId(u32::from_be_bytes(*spi)))
     });
     if let Some(row) = row {
-        view.announce(row, lane.head.len());
+        view.announce(row);
     }
 }
 
@@ -64,6 +64,9 @@ pub(super) fn look_up<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Ex
     lane.sequence = header.sequence.into();
     lane.key = view.tables.sad.key(sa, view.turn);
     lane.sa = Some(sa);
+    if let Some(key) = lane.key {
+        key.prefetch(end - start);
+    }
     if let Way::Inbound {
         window: Some(slot), ..
     } = sa.way
@@ -340,11 +343,10 @@ impl<'t> View<'t> {
         }
     }
 
-    /// Asks for all that a packet of this many bytes needs of the SA in a row.
+    /// Asks for what any packet needs of the SA in a row, its key apart.
     #[inline(always)]
-    pub(super) fn announce(&self, row: u32, _packet_bytes: usize) {
+    pub(super) fn announce(&self, row: u32) {
         self.tables.sad.prefetch(row);
-        self.tables.sad.prefetch_key(row, 0, 5);
         if let Some(row) = self.state.row(row) {
             prefetch(row.sequence_word());
         }

@@ -36,7 +36,7 @@ pub(super) fn choose_sa(
     };
     lane.sa_id = id;
     if let Some(row) = view.tables.sad.geometry().row(id) {
-        view.announce(row, lane.head.len());
+        view.announce(row);
     }
     Ok(())
 }
@@ -69,6 +69,9 @@ pub(super) fn take_sa<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Ex
     let sa = sa.ok_or(DropReason::NoSa)?;
     lane.key = view.tables.sad.key(sa, view.turn);
     lane.sa = Some(sa);
+    if let Some(key) = lane.key {
+        key.prefetch(lane.head.len());
+    }
     Ok(())
 }
 
