@@ -67,12 +67,12 @@ pub(super) fn look_up<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Ex
     if let Some(key) = lane.key {
         key.prefetch(end - start);
     }
-    if let Way::Inbound {
-        window: Some(slot), ..
-    } = sa.way
-    {
-        view.state.prefetch_window(slot, lane.sequence);
+    let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
+    let window = view.window(row, sa)?;
+    if let Some(word) = window.word_of(lane.sequence) {
+        prefetch(word);
     }
+    (lane.row, lane.window) = (Some(row), Some(window));
     view.snapshot.policies.prefetch_carried(sa.child);
     Ok(())
 }
@@ -93,10 +93,10 @@ fn fits(view: &View<'_>, lane: &Lane<'_>, sa: &Sa, to: IpAddr) -> bool {
 /// Infers the full sequence number, and refuses what the window has seen (RFC 4303 3.4.3) or what
 /// cannot be ESP.
 #[inline(always)]
-pub(super) fn check_replay(view: &View<'_>, lane: &mut Lane<'_>) -> Result<(), Exit> {
+pub(super) fn check_replay(lane: &mut Lane<'_>) -> Result<(), Exit> {
     let sa = lane.sa.ok_or(DropReason::Internal)?;
-    let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
-    let window = view.window(row, sa)?;
+    let row = lane.row.ok_or(DropReason::Internal)?;
+    let window = lane.window.as_ref().ok_or(DropReason::Internal)?;
     if sa.esn() {
         let low = u32::try_from(lane.sequence).map_err(|_| DropReason::Internal)?;
         lane.sequence = window.infer(low).ok_or(DropReason::Late)?;
@@ -130,8 +130,8 @@ struct Run<'t> {
 
 impl<'t> Run<'t> {
     #[inline]
-    fn start(view: &View<'t>, sa: &Sa) -> Result<Self, DropReason> {
-        let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
+    fn start(lane: &Lane<'t>, sa: &Sa) -> Result<Self, DropReason> {
+        let row = lane.row.ok_or(DropReason::Internal)?;
         Ok(Self {
             row,
             number: sa.row,
@@ -163,12 +163,12 @@ pub(super) fn commit_replay<'t>(
     let passed = flight.stage(opened, exits, |lane, exits| {
         let sa = lane.sa.ok_or(DropReason::Internal)?;
         if run.as_ref().is_none_or(|run| run.number != sa.row)
-            && let Some(ended) = run.replace(Run::start(view, sa)?)
+            && let Some(ended) = run.replace(Run::start(lane, sa)?)
         {
             ended.finish(view.now_ms);
         }
         match &mut run {
-            Some(run) => commit(view, lane, sa, run, exits),
+            Some(run) => commit(lane, sa, run, exits),
             None => Err(DropReason::Internal.into()),
         }
     });
@@ -189,7 +189,6 @@ pub(super) fn forged(view: &View<'_>, lane: &Lane<'_>) -> Exit {
 
 #[inline(always)]
 fn commit<'t>(
-    view: &View<'t>,
     lane: &mut Lane<'t>,
     sa: &Sa,
     run: &mut Run<'t>,
@@ -201,7 +200,8 @@ fn commit<'t>(
         Ok(Inner::Dummy) => Err(DropReason::DummyPacket),
         Err(error) => Err(esp_reason(error)),
     });
-    fresh(run.row, view.window(run.row, sa)?.commit(lane.sequence))?;
+    let window = lane.window.as_ref().ok_or(DropReason::Internal)?;
+    fresh(run.row, window.commit(lane.sequence))?;
     let bytes = inner.as_ref().map_or(0, |inner| inner.len() as u64);
     let more = (run.packets + 1, run.bytes + bytes);
     limits::check(sa, run.row, exits, more)?;
