@@ -59,15 +59,16 @@ pub struct Op<'a> {
     pub(crate) iv: [u8; 8],
     /// Length of the payload: `data` is [`ICV_ROOM`] longer.
     pub(crate) len: u32,
-    pub(crate) aad_bits: u8,
     pub(crate) ok: bool,
-    /// The AAD, then zeros: a block as GHASH takes it.
-    pub(crate) aad: [u8; 16],
+    /// The AAD, then zeros, as GHASH's kernels want a block: the last byte first.
+    pub(crate) aad: [u64; 2],
+    /// The block of lengths in bits, likewise: that of the payload, that of the AAD.
+    pub(crate) lengths: [u64; 2],
     borrow: PhantomData<&'a mut [u8]>,
 }
 
-// What a batch costs in cache: less than a line an operation.
-const _: () = assert!(size_of::<Op<'_>>() <= 48);
+// What a batch costs in cache: a line an operation.
+const _: () = assert!(size_of::<Op<'_>>() <= 64);
 
 // SAFETY: `data` is an exclusive borrow of bytes, which may go to another thread.
 unsafe impl Send for Op<'_> {}
@@ -91,8 +92,9 @@ impl<'a> Op<'a> {
         if data.len() > MAX_DATA_BYTES {
             return Err(OpError::TooLong);
         }
-        let mut block = [0; 16];
-        block[..12].copy_from_slice(&aad.bytes);
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = aad.bytes;
+        let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        let low = u64::from_be_bytes([i, j, k, l, 0, 0, 0, 0]);
         #[expect(clippy::cast_possible_truncation, reason = "MAX_DATA_BYTES fits")]
         let len = len as u32;
         Ok(Self {
@@ -100,9 +102,9 @@ impl<'a> Op<'a> {
             data: data.as_mut_ptr(),
             iv,
             len,
-            aad_bits: 8 * aad.len,
             ok: false,
-            aad: block,
+            aad: [low, high],
+            lengths: [8 * u64::from(len), 8 * u64::from(aad.len)],
             borrow: PhantomData,
         })
     }
@@ -122,9 +124,14 @@ impl<'a> Op<'a> {
         unsafe { core::slice::from_raw_parts(self.data, self.len as usize) }
     }
 
-    /// Bytes of AAD.
-    pub(crate) fn aad_len(&self) -> usize {
-        usize::from(self.aad_bits / 8)
+    /// The AAD, as it was given.
+    pub(crate) fn aad(&self) -> Aad {
+        let [low, high] = self.aad.map(u64::to_be_bytes);
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&high);
+        bytes[8..].copy_from_slice(&low[..4]);
+        let len = if self.lengths[1] == 64 { 8 } else { 12 };
+        Aad { bytes, len }
     }
 
     /// Payload and ICV, apart.

@@ -77,14 +77,13 @@ fn with_tag<T: aes_gcm::TagSize + Send + Sync + 'static>(key: &[u8]) -> Option<B
 pub(crate) fn run<const OPEN: bool>(ops: &mut [Op<'_>]) {
     for op in ops {
         let key = op.key;
-        let (nonce, aad) = (key.nonce(op.iv), op.aad);
-        let aad = &aad[..op.aad_len()];
+        let (nonce, aad) = (key.nonce(op.iv), op.aad());
         let (data, tag) = op.split();
         op.ok = key.portable().is_some_and(|Key(gcm)| {
             if OPEN {
-                gcm.open(&nonce, aad, data, tag)
+                gcm.open(&nonce, aad.as_bytes(), data, tag)
             } else {
-                gcm.seal(&nonce, aad, data, tag)
+                gcm.seal(&nonce, aad.as_bytes(), data, tag)
             }
         });
     }

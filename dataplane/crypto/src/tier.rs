@@ -82,7 +82,7 @@ impl fmt::Display for TierError {
             Self::Unavailable(tier) => {
                 write!(
                     f,
-                    "crypto tier {tier} does not run on this CPU; leave crypto_tier out"
+                    "this CPU lacks the instructions of {tier}; leave the key out for the fastest tier it has"
                 )
             }
             Self::AlreadyChosen(tier) => write!(f, "crypto tier {tier} is already in use"),

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::config::{DataplaneConfig, HugePages as ConfiguredHuge, Idle};
+use api::config::{CryptoTier, DataplaneConfig, HugePages as ConfiguredHuge, Idle};
 use api::id::{Geometry, Vrf};
 use api::region::StateSizes;
 use api::side::DataplaneSide;
@@ -45,7 +45,8 @@ pub(super) fn start(
     let cores = workers::cores(&config.workers)?;
     let sequences = Sequences::open(&config.state_dir, &statics::rows(config))?;
     let eal = start_eal(config)?;
-    crypto::init(None)?;
+    crypto::init(config.crypto_tier.map(crypto_tier))
+        .map_err(|error| format!("\"dataplane.crypto_tier\": {error}"))?;
     let mut netlink = Netlink::open()?;
     let pool = ports::pool(&eal, &mut netlink, config)?;
     let (ports, queues) = open_ports(&eal, &mut netlink, config, cores.len(), pool)?;
@@ -98,6 +99,16 @@ pub(super) fn start(
         control.cores.len()
     );
     Ok((control, admin, workers))
+}
+
+/// The crypto crate's name of what the configuration asks for.
+fn crypto_tier(tier: CryptoTier) -> crypto::Tier {
+    match tier {
+        CryptoTier::Avx512 => crypto::Tier::Avx512,
+        CryptoTier::Avx2 => crypto::Tier::Avx2,
+        CryptoTier::AesNi => crypto::Tier::AesNi,
+        CryptoTier::Portable => crypto::Tier::Portable,
+    }
 }
 
 /// Attaches all ports; one that cannot be ends the start before anything else is touched.

@@ -38,6 +38,22 @@ const LOG_LEVELS: [(&str, LogLevel); 5] = [
     ("trace", LogLevel::Trace),
 ];
 
+/// Which implementation of AES-GCM does the work. The dataplane knows which of them the CPU has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CryptoTier {
+    Avx512,
+    Avx2,
+    AesNi,
+    Portable,
+}
+
+const CRYPTO_TIERS: [(&str, CryptoTier); 4] = [
+    ("avx512", CryptoTier::Avx512),
+    ("avx2", CryptoTier::Avx2),
+    ("aesni", CryptoTier::AesNi),
+    ("portable", CryptoTier::Portable),
+];
+
 /// `log = "info"` of any section.
 ///
 /// # Errors
@@ -126,6 +142,8 @@ pub struct DataplaneConfig {
     pub idle: Idle,
     /// Workers count the cycles of each stage.
     pub stage_clock: bool,
+    /// The fastest that the CPU has, if none is named.
+    pub crypto_tier: Option<CryptoTier>,
     pub allow_static_keys: bool,
     pub exception_limits: ExceptionLimits,
     pub ports: Vec<Port>,
@@ -165,6 +183,7 @@ impl DataplaneConfig {
             max_sas: table.take_or("max_sas", SAS_DEFAULT, number(2..=SAS_MAX)),
             idle: read_idle(table),
             stage_clock: table.take_or("stage_clock", false, boolean),
+            crypto_tier: table.take("crypto_tier", choice(&CRYPTO_TIERS)),
             allow_static_keys,
             exception_limits: read_limits(table),
             ports,

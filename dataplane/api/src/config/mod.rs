@@ -17,8 +17,8 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 pub use dataplane::{
-    DataplaneConfig, ExceptionLimits, HugePages, Idle, LogLevel, RUN_DIR_DEFAULT, SAS_MAX,
-    WORKERS_MAX, Workers, log_level,
+    CryptoTier, DataplaneConfig, ExceptionLimits, HugePages, Idle, LogLevel, RUN_DIR_DEFAULT,
+    SAS_MAX, WORKERS_MAX, Workers, log_level,
 };
 pub use fault::{FAULTS_MAX, Fault, Faults, Severity, hint, nearest};
 pub use ports::{FRAME_MAX_BYTES, PORTS_MAX, Port, QUEUES_MAX, Side, shared_device};

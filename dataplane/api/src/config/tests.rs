@@ -61,6 +61,7 @@ fn the_smallest_file_has_all_defaults() {
     assert_eq!(config.huge, HugePages::Auto);
     assert_eq!(config.idle, Idle::Adaptive { max_latency_us: 50 });
     assert_eq!(config.max_sas, 16_384);
+    assert_eq!(config.crypto_tier, None);
     assert!(!config.allow_static_keys && config.static_sas.is_empty());
     let outside = &config.ports[1];
     assert_eq!(
@@ -83,6 +84,7 @@ huge = false
 memory_mib = 64
 plugins = ["/opt/librte_net_x.so"]
 max_sas = 1048576
+crypto_tier = "aesni"
 idle = "busy"
 allow_static_keys = true
 default_policy = "discard"
@@ -109,6 +111,7 @@ remote_ts = "0.0.0.0/0"
 "#;
     let (config, _) = parse(&format!("{text}{SA}")).unwrap();
     assert_eq!(config.workers, Workers::Cores(vec![1, 0]));
+    assert_eq!(config.crypto_tier, Some(CryptoTier::AesNi));
     assert_eq!((config.huge, config.idle), (HugePages::Never, Idle::Busy));
     assert_eq!(
         (
@@ -160,6 +163,11 @@ const BAD_KEYS: [(&str, &str, &str); 18] = [
         r#"error, warn, info, debug, trace; did you mean "info"?"#,
     ),
     ("max_sas = 1048577", "", "from 2 to 1048576"),
+    (
+        "crypto_tier = \"avx\"",
+        "",
+        "one of avx512, avx2, aesni, portable",
+    ),
     (
         "idle = \"busy\"\nmax_latency_us = 5",
         "",

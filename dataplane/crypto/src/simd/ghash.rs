@@ -7,11 +7,11 @@
 
 use super::lanes::{Lanes, Xmm};
 
-/// Sum of unreduced 256-bit products, by Karatsuba's three parts, each lane for itself.
+/// Sum of unreduced 256-bit products in three parts, each lane for itself.
 #[derive(Clone, Copy)]
 pub(super) struct Product<V> {
     low: V,
-    /// (low + high) * (low + high): the middle, once `low` and `high` are taken out of it.
+    /// The middle, or with Karatsuba what is the middle once `low` and `high` are taken out of it.
     cross: V,
     high: V,
 }
@@ -35,12 +35,25 @@ impl<V: Lanes> Product<V> {
     /// Adds `x * power`, without reducing it.
     #[inline(always)]
     pub(super) fn add(&mut self, x: V, power: V) {
-        let x_halves = x.xor(x.swap_halves());
-        let power_halves = power.xor(power.swap_halves());
         self.low = self.low.xor(x.multiply::<0x00>(power));
         self.high = self.high.xor(x.multiply::<0x11>(power));
-        let cross = x_halves.multiply::<0x00>(power_halves);
+        let cross = if V::KARATSUBA {
+            let x_halves = x.xor(x.swap_halves());
+            let power_halves = power.xor(power.swap_halves());
+            x_halves.multiply::<0x00>(power_halves)
+        } else {
+            x.multiply::<0x01>(power).xor(x.multiply::<0x10>(power))
+        };
         self.cross = self.cross.xor(cross);
+    }
+
+    #[inline(always)]
+    fn middle(self) -> V {
+        if V::KARATSUBA {
+            self.cross.xor(self.low).xor(self.high)
+        } else {
+            self.cross
+        }
     }
 
     /// See [`Lanes::pin`].
@@ -54,14 +67,14 @@ impl<V: Lanes> Product<V> {
     /// The sum over the lanes, reduced.
     #[inline(always)]
     pub(super) fn reduced(self) -> Xmm {
-        let cross = self.cross.xor(self.low).xor(self.high);
+        let cross = self.middle();
         reduce(self.low.sum(), cross.sum(), self.high.sum())
     }
 
     /// The same for up to `BLOCKS` sums at once: lane `m` is that of `group[m]`.
     #[inline(always)]
     pub(super) fn reduced_each(group: [Self; 4]) -> V {
-        let cross = group.map(|product| product.cross.xor(product.low).xor(product.high));
+        let cross = group.map(Self::middle);
         reduce(
             V::sum_each(group.map(|product| product.low)),
             V::sum_each(cross),

@@ -14,6 +14,9 @@ pub(super) const REVERSE: [i8; 16] = [15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 
 
 /// Blocks side by side in one register. Lane 0 is the one at the lowest address.
 pub(super) trait Lanes: Copy {
+    /// Whether three multiplications, two shuffles and three additions are cheaper than four
+    /// multiplications and one addition: measured.
+    const KARATSUBA: bool;
     /// Lanes of a vector.
     const BLOCKS: usize;
 

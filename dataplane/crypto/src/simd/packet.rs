@@ -143,9 +143,8 @@ impl<'a> Packet<'a> {
     /// The CPU must have the tier's instructions.
     #[inline(always)]
     pub(super) unsafe fn aad(&self) -> Xmm {
-        // SAFETY: the field has 16 bytes.
-        let aad = unsafe { Xmm::load(self.op().aad.as_ptr()) };
-        aad.swap_bytes()
+        // SAFETY: the field has 16 bytes; the caller vouches for the CPU.
+        unsafe { Xmm::load(self.op().aad.as_ptr().cast()) }
     }
 
     /// The block of lengths in bits, which is hashed last.
@@ -154,9 +153,8 @@ impl<'a> Packet<'a> {
     /// The CPU must have the tier's instructions.
     #[inline(always)]
     pub(super) unsafe fn lengths(&self) -> Xmm {
-        let aad_bits = u64::from(self.op().aad_bits);
-        // SAFETY: the caller vouches for the CPU.
-        unsafe { Xmm::from_halves(aad_bits, 8 * self.len as u64) }
+        // SAFETY: the field has 16 bytes; the caller vouches for the CPU.
+        unsafe { Xmm::load(self.op().lengths.as_ptr().cast()) }
     }
 
     /// The nonce with counter 0, with round 0 of AES done.
@@ -165,9 +163,8 @@ impl<'a> Packet<'a> {
     /// The CPU must have the tier's instructions.
     #[inline(always)]
     pub(super) unsafe fn nonce<V: Lanes>(&self) -> V {
-        let iv = u64::from_le_bytes(self.op().iv);
         // SAFETY: the caller vouches for the CPU.
-        let iv = unsafe { Xmm::from_halves(iv >> 32, iv << 32) };
+        let iv = unsafe { Xmm::from_halves(0, u64::from_le_bytes(self.op().iv)) }.behind_salt();
         // SAFETY: a field of the key; the caller vouches for the CPU.
         let start = unsafe { Xmm::broadcast(&raw const self.key.nonce_start) };
         // SAFETY: the caller vouches for the CPU.

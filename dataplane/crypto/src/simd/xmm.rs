@@ -57,6 +57,13 @@ impl Xmm {
         Self(unsafe { _mm_set_epi64x(high.cast_signed(), low.cast_signed()) })
     }
 
+    /// Four zero bytes, then the first twelve.
+    #[inline(always)]
+    pub(super) fn behind_salt(self) -> Self {
+        // SAFETY: a vector exists, so the CPU has its instructions.
+        Self(unsafe { _mm_slli_si128::<4>(self.0) })
+    }
+
     /// Writes the block.
     ///
     /// # Safety
@@ -69,6 +76,7 @@ impl Xmm {
 }
 
 impl Lanes for Xmm {
+    const KARATSUBA: bool = true;
     const BLOCKS: usize = 1;
 
     vector_ops! {

@@ -44,6 +44,7 @@ impl Ymm {
 }
 
 impl Lanes for Ymm {
+    const KARATSUBA: bool = true;
     const BLOCKS: usize = 2;
 
     vector_ops! {

@@ -17,6 +17,7 @@ fn words(from: usize, to: usize) -> u8 {
 }
 
 impl Lanes for Zmm {
+    const KARATSUBA: bool = false;
     const BLOCKS: usize = 4;
 
     vector_ops! {
