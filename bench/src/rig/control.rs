@@ -9,6 +9,7 @@ use super::cache;
 use super::cell::{Cell, Family, Size, Way};
 use super::culvert::{Bench, Setup};
 use super::generator::Times;
+use super::interrupt;
 use crate::soak::dataplane::default_binary;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -71,6 +72,7 @@ pub(crate) fn install(options: &Options, sas: u32) -> Result<Installed> {
         tier: None,
         stages: false,
     };
+    interrupt::check()?;
     let dir = tempfile::Builder::new()
         .prefix("culvert-bench-")
         .tempdir()?;

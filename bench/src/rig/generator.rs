@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::cell::{Cell, Way};
+use super::interrupt;
 use super::traffic::Files;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -45,6 +46,9 @@ pub(crate) struct Stats {
     /// The least tenth percentile: a machine without disturbance.
     pub(crate) net_p10: f64,
     pub(crate) gross: f64,
+    /// The generator's own shares.
+    pub(crate) rx: f64,
+    pub(crate) tx: f64,
     pub(crate) windows: u32,
     pub(crate) clean: u32,
     /// Packets a second of all queues.
@@ -119,6 +123,7 @@ impl Generator<'_> {
         let run = Duration::from_secs_f64(self.times.warm + self.times.secs);
         let end = Instant::now() + run + PATIENCE;
         while !self.stats_file().exists() {
+            interrupt::check()?;
             alive()?;
             if Instant::now() > end {
                 return Err("the generator gave no figures: nobody polls its port".into());

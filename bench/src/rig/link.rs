@@ -15,6 +15,7 @@ use api::selector::{ANY_PORTS, AddrRange, Selector};
 use api::session::{Connection, Message};
 use api::side::{IkePreparation, IkeSide, SubmitError};
 
+use super::interrupt;
 use super::plan::Plan;
 use super::traffic::NAT_T_PORT;
 
@@ -119,6 +120,7 @@ impl Link {
     fn submit(&mut self, command: &Command) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
+            interrupt::check()?;
             match self.side.submit(command) {
                 Ok(_) => {
                     self.submitted += 1;
@@ -140,6 +142,7 @@ impl Link {
     fn settle(&mut self) -> Result<()> {
         let mut end = Instant::now() + PATIENCE;
         while self.completed < self.submitted {
+            interrupt::check()?;
             if self.drain()? > 0 {
                 end = Instant::now() + PATIENCE;
             } else if Instant::now() > end {

@@ -215,6 +215,8 @@ mod tests {
             net,
             net_p10: net - 1.0,
             gross: net + 50.0,
+            rx: 30.0,
+            tx: 20.0,
             windows: 10,
             clean: 9,
             tx_pps: 1e6,
