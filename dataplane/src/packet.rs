@@ -1,7 +1,5 @@
 //! A packet on its way through a worker.
 
-use std::net::IpAddr;
-
 use api::id::Vrf;
 use dpdk::Mbuf;
 
@@ -29,50 +27,52 @@ pub enum Origin {
 #[must_use = "a packet has to leave through an exit"]
 pub struct Packet {
     frame: Option<Mbuf>,
+    /// Routing instance it is in now.
+    pub vrf: Vrf,
     /// The port it arrived at, or whose twin it came from.
     pub port: PortIndex,
     /// Where it came from.
     pub origin: Origin,
-    /// Routing instance it is in now.
-    pub vrf: Vrf,
-    /// Set for a finished frame that waited for its next hop's address.
-    pub next_hop: Option<IpAddr>,
     /// How many times it was handed to another worker.
     pub hops: u8,
 }
 
 impl Packet {
     /// A frame that begins with its Ethernet header.
-    pub fn new(frame: Mbuf, port: PortIndex, vrf: Vrf, origin: Origin) -> Self {
+    #[inline]
+    pub const fn new(frame: Mbuf, port: PortIndex, vrf: Vrf, origin: Origin) -> Self {
         Self {
             frame: Some(frame),
+            vrf,
             port,
             origin,
-            vrf,
-            next_hop: None,
             hops: 0,
         }
     }
 
     /// The frame from its Ethernet header on.
+    #[inline]
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.frame.as_deref().unwrap_or_default()
     }
 
     /// The same, to write.
+    #[inline]
     #[must_use]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.frame.as_deref_mut().unwrap_or_default()
     }
 
     /// The frame behind its Ethernet header; empty when it is shorter than that.
+    #[inline]
     #[must_use]
     pub fn network(&self) -> &[u8] {
         self.bytes().get(ETHERNET_BYTES..).unwrap_or_default()
     }
 
     /// The same, to write.
+    #[inline]
     #[must_use]
     pub fn network_mut(&mut self) -> &mut [u8] {
         self.bytes_mut()
@@ -80,38 +80,40 @@ impl Packet {
             .unwrap_or_default()
     }
 
+    /// The buffer.
+    #[inline]
+    #[must_use]
+    pub const fn frame(&self) -> Option<&Mbuf> {
+        self.frame.as_ref()
+    }
+
     /// The buffer, to grow or shrink.
-    pub fn frame_mut(&mut self) -> Option<&mut Mbuf> {
+    #[inline]
+    pub const fn frame_mut(&mut self) -> Option<&mut Mbuf> {
         self.frame.as_mut()
     }
 
     /// Moves the packet out and leaves an empty shell, which may be dropped.
+    #[inline]
     pub(crate) fn take(&mut self) -> Self {
-        let Self {
-            port,
-            origin,
-            vrf,
-            next_hop,
-            hops,
-            ..
-        } = *self;
         Self {
             frame: self.frame.take(),
-            port,
-            origin,
-            vrf,
-            next_hop,
-            hops,
+            vrf: self.vrf,
+            port: self.port,
+            origin: self.origin,
+            hops: self.hops,
         }
     }
 
     /// Takes the frame out. For exits only: whoever calls this counts the packet.
+    #[inline]
     pub(crate) fn into_frame(mut self) -> Option<Mbuf> {
         self.frame.take()
     }
 }
 
 impl Drop for Packet {
+    #[inline]
     fn drop(&mut self) {
         let left = self.frame.is_none() || std::thread::panicking();
         debug_assert!(left, "a packet was freed without being counted");

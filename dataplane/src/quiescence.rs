@@ -10,16 +10,17 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 /// A cache line of its own for each worker's count.
 #[repr(align(64))]
 #[derive(Default)]
-struct Turn(AtomicU64);
+struct Count(AtomicU64);
 
 /// Turn counts of all workers.
 pub struct Quiescence {
-    turns: Box<[Turn]>,
+    turns: Box<[Count]>,
 }
 
-/// One worker's hand on its count.
-pub struct Quiescent<'a> {
-    turn: &'a AtomicU64,
+/// One turn of a worker: what it finds in the tables stays in place until this is dropped.
+pub struct Turn<'a> {
+    quiescence: &'a Quiescence,
+    count: &'a AtomicU64,
 }
 
 impl Quiescence {
@@ -27,19 +28,22 @@ impl Quiescence {
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
-            turns: (0..workers).map(|_| Turn::default()).collect(),
+            turns: (0..workers).map(|_| Count::default()).collect(),
         }
     }
 
     /// Marks the worker at work until the guard drops. `None` if there is no such worker.
     #[must_use]
-    pub fn enter(&self, worker: usize) -> Option<Quiescent<'_>> {
+    pub fn enter(&self, worker: usize) -> Option<Turn<'_>> {
         let turn = &self.turns.get(worker)?.0;
         turn.store(turn.load(Ordering::Relaxed) | 1, Ordering::Relaxed);
         // Pairs with the fence in `grace`: either the writer sees this worker at work, or the
         // worker's loads after this line see what the writer published.
         fence(Ordering::SeqCst);
-        Some(Quiescent { turn })
+        Some(Turn {
+            quiescence: self,
+            count: turn,
+        })
     }
 
     /// Takes the counts now. Call after the change is published.
@@ -53,10 +57,18 @@ impl Quiescence {
     }
 }
 
-impl Drop for Quiescent<'_> {
+impl Turn<'_> {
+    /// Whether the turn is one of this quiescence's workers.
+    #[must_use]
+    pub fn is_of(&self, quiescence: &Quiescence) -> bool {
+        core::ptr::eq(self.quiescence, quiescence)
+    }
+}
+
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let next = (self.turn.load(Ordering::Relaxed) | 1).wrapping_add(1);
-        self.turn.store(next, Ordering::Release);
+        let next = (self.count.load(Ordering::Relaxed) | 1).wrapping_add(1);
+        self.count.store(next, Ordering::Release);
     }
 }
 

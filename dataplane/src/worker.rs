@@ -4,10 +4,13 @@ mod answer;
 mod classify;
 mod crypto;
 mod exits;
+mod flight;
 mod forward;
 mod inbound;
 mod limits;
 mod outbound;
+mod search;
+mod stage_clock;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -22,9 +25,11 @@ use dpdk::{RxQueue, TxQueue};
 use crate::idle::Idle;
 use crate::links::WorkerLinks;
 use crate::port::{PortIndex, PortInfo};
+use crate::quiescence::Turn;
 use crate::state::{self, State};
 use crate::tables::{Snapshot, Tables};
 use exits::Exits;
+use stage_clock::StageClock;
 use work::Work;
 
 /// Turns with packets between two publications of the counters.
@@ -48,6 +53,8 @@ pub struct WorkerParts {
     pub limits: ExceptionLimits,
     /// Longest sleep in microseconds; 0 polls without end.
     pub max_latency_us: u32,
+    /// Count the cycles of each stage.
+    pub stage_clock: bool,
 }
 
 /// One worker's queues of one port.
@@ -76,6 +83,7 @@ struct View<'a> {
     snapshot: &'a Snapshot,
     state: &'a State,
     ports: &'a [PortInfo],
+    turn: &'a Turn<'a>,
     now_ms: u64,
 }
 
@@ -121,7 +129,7 @@ impl Worker {
                 state,
                 ports,
             },
-            work: Work::new(receivers, exits),
+            work: Work::new(receivers, exits, StageClock::new(parts.stage_clock)),
             idle: Idle::new(parts.max_latency_us),
         }
     }
@@ -157,8 +165,15 @@ impl Worker {
 
     /// One turn of the loop: a burst of each port, from end to end. True if there was any packet.
     pub fn turn(&mut self) -> bool {
-        let Self { fixed, work, .. } = self;
-        let _at_work = fixed.tables.quiescence.enter(fixed.index);
+        self.look(Work::turn).is_some_and(|packets| packets > 0)
+    }
+
+    /// Does some work with a view of everything that stays as it is for a turn.
+    fn look<T>(&mut self, work: impl FnOnce(&mut Work, &View<'_>) -> T) -> Option<T> {
+        let Self {
+            fixed, work: hands, ..
+        } = self;
+        let turn = fixed.tables.quiescence.enter(fixed.index)?;
         let snapshot = fixed.tables.snapshot();
         let view = View {
             worker: fixed.index,
@@ -166,15 +181,12 @@ impl Worker {
             snapshot: &snapshot,
             state: &fixed.state,
             ports: &fixed.ports,
+            turn: &turn,
             now_ms: state::now_ms(),
         };
-        work.exits.start_turn(view.now_ms);
-        work.exits.counts.add(Counter::Rounds, 1);
-        let received = work.receive(&view);
-        if received > 0 {
-            work.process(&view);
-        }
-        received > 0
+        hands.exits.start_turn(view.now_ms);
+        hands.exits.counts.add(Counter::Rounds, 1);
+        Some(work(hands, &view))
     }
 
     /// Makes the counters visible to readers.

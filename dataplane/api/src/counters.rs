@@ -89,6 +89,15 @@ table! {
     MappingChanges = 21 "mapping_changes" "Authenticated packets from a new outer address or port.";
     PmtuLearned = 22 "pmtu_learned" "Path MTUs that were lowered because a router said so.";
     Rounds = 23 "rounds" "Rounds of the worker loop.";
+    // With `stage_clock` only; the clock's own cost is in them.
+    StageTurn = 24 "stage_turn_cycles" "TSC cycles outside of all stages of a round with packets.";
+    StageRx = 25 "stage_rx_cycles" "TSC cycles in receive bursts and in taking frames in.";
+    StageClassify = 26 "stage_classify_cycles" "TSC cycles in looking at headers.";
+    StageLookup = 27 "stage_lookup_cycles" "TSC cycles in SAD, SPD and FIB.";
+    StageReplay = 28 "stage_replay_cycles" "TSC cycles in replay windows and sequence numbers.";
+    StageCrypto = 29 "stage_crypto_cycles" "TSC cycles in crypto.";
+    StageEncap = 30 "stage_encap_cycles" "TSC cycles in adding and removing outer headers.";
+    StageTx = 31 "stage_tx_cycles" "TSC cycles in Ethernet headers and transmit bursts.";
 }
 
 table! {

@@ -295,6 +295,13 @@ impl<'a> SaRow<'a> {
         split_identity(self.get(word::IDENTITY))
     }
 
+    /// The peer's new outer address and port, if it ever changed. For the row's writer.
+    #[must_use]
+    pub fn mapping(self) -> Option<(IpAddr, u16)> {
+        let words: [u64; ROW_WORDS] = core::array::from_fn(|at| self.get(at));
+        decode(&words, 0).mapping
+    }
+
     /// Fingerprint of the key.
     #[must_use]
     pub fn fingerprint(self) -> u64 {

@@ -1,8 +1,12 @@
 //! One operation of a batch.
 
 use core::fmt;
+use core::marker::PhantomData;
 
 use crate::key::KeyContext;
+
+/// Bytes of `data` behind the payload, however long the ICV is.
+pub const ICV_ROOM: usize = 16;
 
 /// Longest `data` of an operation in bytes: an IP packet cannot carry more.
 pub const MAX_DATA_BYTES: usize = 65_536;
@@ -17,6 +21,7 @@ pub struct Aad {
 impl Aad {
     /// SPI and 32-bit sequence number: 8 bytes.
     #[must_use]
+    #[inline]
     pub const fn sequence(spi: u32, sequence: u32) -> Self {
         let (a, b) = (spi.to_be_bytes(), sequence.to_be_bytes());
         let bytes = [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], 0, 0, 0, 0];
@@ -25,6 +30,7 @@ impl Aad {
 
     /// SPI and 64-bit extended sequence number, high half first: 12 bytes.
     #[must_use]
+    #[inline]
     pub const fn extended(spi: u32, sequence: u64) -> Self {
         let (a, b) = (spi.to_be_bytes(), sequence.to_be_bytes());
         let bytes = [
@@ -42,66 +48,110 @@ impl Aad {
 
 /// One packet to seal or open in place.
 ///
-/// `data` is plaintext and room for the ICV (seal), or ciphertext and ICV (open).
-#[derive(Debug)]
+/// `data` is the payload and [`ICV_ROOM`] bytes behind it. Seal writes the ICV there, open expects it
+/// there. A shorter ICV than 16 bytes takes the first of them; the rest is scratch, which open does not
+/// read as ciphertext and which holds anything after either call. Nothing outside `data` is touched.
+#[repr(C)]
 pub struct Op<'a> {
     pub(crate) key: &'a KeyContext,
+    /// Start of `data`, which this borrows.
+    pub(crate) data: *mut u8,
     pub(crate) iv: [u8; 8],
-    pub(crate) aad: Aad,
-    pub(crate) data: &'a mut [u8],
+    /// Length of the payload: `data` is [`ICV_ROOM`] longer.
+    pub(crate) len: u32,
+    pub(crate) aad_bits: u8,
     pub(crate) ok: bool,
+    /// The AAD, then zeros: a block as GHASH takes it.
+    pub(crate) aad: [u8; 16],
+    borrow: PhantomData<&'a mut [u8]>,
 }
+
+// What a batch costs in cache: less than a line an operation.
+const _: () = assert!(size_of::<Op<'_>>() <= 48);
+
+// SAFETY: `data` is an exclusive borrow of bytes, which may go to another thread.
+unsafe impl Send for Op<'_> {}
+// SAFETY: a shared operation only gives shared access to the bytes.
+unsafe impl Sync for Op<'_> {}
 
 impl<'a> Op<'a> {
     /// Describes an operation; lengths are checked here so that [`seal`](crate::seal) and
     /// [`open`](crate::open) need not.
     ///
     /// # Errors
-    /// [`OpError`] if `data` cannot hold an ICV or is longer than [`MAX_DATA_BYTES`].
+    /// [`OpError`] if `data` is shorter than [`ICV_ROOM`] or longer than [`MAX_DATA_BYTES`].
+    #[inline]
     pub fn new(
         key: &'a KeyContext,
         iv: [u8; 8],
         aad: Aad,
         data: &'a mut [u8],
     ) -> Result<Self, OpError> {
-        if data.len() < key.icv_len() {
-            return Err(OpError::TooShort);
-        }
+        let len = data.len().checked_sub(ICV_ROOM).ok_or(OpError::TooShort)?;
         if data.len() > MAX_DATA_BYTES {
             return Err(OpError::TooLong);
         }
+        let mut block = [0; 16];
+        block[..12].copy_from_slice(&aad.bytes);
+        #[expect(clippy::cast_possible_truncation, reason = "MAX_DATA_BYTES fits")]
+        let len = len as u32;
         Ok(Self {
             key,
+            data: data.as_mut_ptr(),
             iv,
-            aad,
-            data,
+            len,
+            aad_bits: 8 * aad.len,
             ok: false,
+            aad: block,
+            borrow: PhantomData,
         })
     }
 
     /// Whether the last call succeeded; false before the first.
     #[must_use]
+    #[inline]
     pub const fn ok(&self) -> bool {
         self.ok
     }
 
     /// The payload without the ICV.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> &[u8] {
-        &self.data[..self.data.len() - self.key.icv_len()]
+        // SAFETY: the first bytes of `data`, which this borrows.
+        unsafe { core::slice::from_raw_parts(self.data, self.len as usize) }
+    }
+
+    /// Bytes of AAD.
+    pub(crate) fn aad_len(&self) -> usize {
+        usize::from(self.aad_bits / 8)
     }
 
     /// Payload and ICV, apart.
     pub(crate) fn split(&mut self) -> (&mut [u8], &mut [u8]) {
-        let at = self.data.len() - self.key.icv_len();
-        self.data.split_at_mut(at)
+        let len = self.len as usize;
+        // SAFETY: `data`, which this borrows exclusively.
+        let data = unsafe { core::slice::from_raw_parts_mut(self.data, len + ICV_ROOM) };
+        let (payload, room) = data.split_at_mut(len);
+        (payload, &mut room[..self.key.icv_len()])
+    }
+}
+
+/// Shows no packet.
+impl fmt::Debug for Op<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Op")
+            .field("key", self.key)
+            .field("len", &self.len)
+            .field("ok", &self.ok)
+            .finish_non_exhaustive()
     }
 }
 
 /// Why an operation cannot be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpError {
-    /// No room for the ICV.
+    /// Less than [`ICV_ROOM`].
     TooShort,
     /// More than [`MAX_DATA_BYTES`].
     TooLong,
@@ -110,7 +160,7 @@ pub enum OpError {
 impl fmt::Display for OpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooShort => f.write_str("data has no room for the ICV"),
+            Self::TooShort => write!(f, "data has no {ICV_ROOM} bytes behind the payload"),
             Self::TooLong => write!(f, "data is longer than {MAX_DATA_BYTES} bytes"),
         }
     }
@@ -129,8 +179,8 @@ mod tests {
             let build =
                 |len| Op::new(&key, [0; 8], Aad::sequence(1, 1), &mut vec![0; len]).map(|_| ());
             assert_eq!(build(0), Err(OpError::TooShort));
-            assert_eq!(build(icv_len - 1), Err(OpError::TooShort));
-            assert_eq!(build(icv_len), Ok(()));
+            assert_eq!(build(ICV_ROOM - 1), Err(OpError::TooShort));
+            assert_eq!(build(ICV_ROOM), Ok(()));
             assert_eq!(build(MAX_DATA_BYTES), Ok(()));
             assert_eq!(build(MAX_DATA_BYTES + 1), Err(OpError::TooLong));
         }

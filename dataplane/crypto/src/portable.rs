@@ -8,7 +8,6 @@ use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::aes::{Aes128, Aes192, Aes256};
 use aes_gcm::{AeadInOut, AesGcm, KeyInit, Tag};
 
-use crate::key::Schedule;
 use crate::op::Op;
 
 /// AES-GCM with a key of any length and a tag of any length, in place.
@@ -43,13 +42,19 @@ where
     }
 }
 
-/// A key for this tier; none if `key` or `icv_len` has another length than AES-GCM knows.
-pub(crate) fn new(key: &[u8], icv_len: usize) -> Option<Box<dyn Gcm>> {
-    match icv_len {
-        8 => with_tag::<U8>(key),
-        12 => with_tag::<U12>(key),
-        16 => with_tag::<U16>(key),
-        _ => None,
+/// A key for this tier.
+pub(crate) struct Key(Box<dyn Gcm>);
+
+impl Key {
+    /// None if `key` or `icv_len` has another length than AES-GCM knows.
+    pub(crate) fn new(key: &[u8], icv_len: usize) -> Option<Self> {
+        let gcm = match icv_len {
+            8 => with_tag::<U8>(key),
+            12 => with_tag::<U12>(key),
+            16 => with_tag::<U16>(key),
+            _ => None,
+        };
+        gcm.map(Self)
     }
 }
 
@@ -68,23 +73,20 @@ fn with_tag<T: aes_gcm::TagSize + Send + Sync + 'static>(key: &[u8]) -> Option<B
     }
 }
 
-/// Seals each operation.
-pub(crate) fn seal(ops: &mut [Op<'_>]) {
+/// Seals, or opens, each operation; one whose key is of another tier fails.
+pub(crate) fn run<const OPEN: bool>(ops: &mut [Op<'_>]) {
     for op in ops {
-        let (nonce, aad) = (op.key.nonce(op.iv), op.aad);
-        let Schedule::Portable(gcm) = &op.key.schedule;
+        let key = op.key;
+        let (nonce, aad) = (key.nonce(op.iv), op.aad);
+        let aad = &aad[..op.aad_len()];
         let (data, tag) = op.split();
-        op.ok = gcm.seal(&nonce, aad.as_bytes(), data, tag);
-    }
-}
-
-/// Opens each operation.
-pub(crate) fn open(ops: &mut [Op<'_>]) {
-    for op in ops {
-        let (nonce, aad) = (op.key.nonce(op.iv), op.aad);
-        let Schedule::Portable(gcm) = &op.key.schedule;
-        let (data, tag) = op.split();
-        op.ok = gcm.open(&nonce, aad.as_bytes(), data, tag);
+        op.ok = key.portable().is_some_and(|Key(gcm)| {
+            if OPEN {
+                gcm.open(&nonce, aad, data, tag)
+            } else {
+                gcm.seal(&nonce, aad, data, tag)
+            }
+        });
     }
 }
 
@@ -104,7 +106,7 @@ mod tests {
             .filter(|g| g.nonce_size == 96 && g.tag_size == 128)
         {
             for test in &group.tests {
-                let gcm = new(&test.key, 16).unwrap();
+                let Key(gcm) = Key::new(&test.key, 16).unwrap();
                 let nonce = test.nonce.first_chunk().unwrap();
                 let (mut data, mut tag) = (test.pt.to_vec(), [0; 16]);
                 assert!(gcm.seal(nonce, &test.aad, &mut data, &mut tag));
@@ -124,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_tag_of_another_length_is_refused() {
-        let gcm = new(&[1; 16], 12).unwrap();
+        let Key(gcm) = Key::new(&[1; 16], 12).unwrap();
         let mut data = [5; 4];
         for len in [0, 8, 11, 13, 16] {
             assert!(!gcm.open(&[0; 12], b"", &mut data, &vec![0; len]));

@@ -6,18 +6,27 @@ use std::sync::OnceLock;
 /// An implementation of the batch interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
+    /// VAES and VPCLMULQDQ on vectors of four blocks: AVX-512.
+    Avx512,
+    /// VAES and VPCLMULQDQ on vectors of two blocks: AVX2.
+    Avx2,
+    /// AES-NI and PCLMULQDQ, one block at a time.
+    AesNi,
     /// RustCrypto `aes-gcm`, on any CPU. It finds AES-NI and PCLMULQDQ by itself.
     Portable,
 }
 
 impl Tier {
     /// Every tier, fastest first: the order in which [`init`] looks for one.
-    pub const ALL: [Self; 1] = [Self::Portable];
+    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::AesNi, Self::Portable];
 
-    /// The name used in configuration (`crypto-tier`) and in `culvert status`.
+    /// The name used in configuration (`crypto_tier`) and in `culvert status`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::AesNi => "aesni",
             Self::Portable => "portable",
         }
     }
@@ -30,9 +39,24 @@ impl Tier {
 
     /// Whether this CPU can run it.
     #[must_use]
-    pub const fn available(self) -> bool {
-        match self {
-            Self::Portable => true,
+    pub fn available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            let aesni = has!("aes") && has!("pclmulqdq") && has!("ssse3") && has!("sse4.1");
+            let avx2 = aesni && has!("avx2") && has!("bmi2") && has!("vaes") && has!("vpclmulqdq");
+            let avx512 =
+                has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+            match self {
+                Self::Avx512 => avx2 && avx512,
+                Self::Avx2 => avx2,
+                Self::AesNi => aesni,
+                Self::Portable => true,
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Self::Portable
         }
     }
 }
@@ -58,7 +82,7 @@ impl fmt::Display for TierError {
             Self::Unavailable(tier) => {
                 write!(
                     f,
-                    "crypto tier {tier} does not run on this CPU; leave crypto-tier out"
+                    "crypto tier {tier} does not run on this CPU; leave crypto_tier out"
                 )
             }
             Self::AlreadyChosen(tier) => write!(f, "crypto tier {tier} is already in use"),
@@ -106,9 +130,18 @@ mod tests {
 
     #[test]
     fn the_first_choice_stays() {
-        assert_eq!(init(None), Ok(Tier::Portable));
-        assert_eq!(init(Some(Tier::Portable)), Ok(Tier::Portable));
-        assert_eq!(tier(), Tier::Portable);
+        let chosen = init(None).unwrap();
+        assert_eq!(chosen, fastest());
+        assert_eq!(init(Some(chosen)), Ok(chosen));
+        assert_eq!(tier(), chosen);
+        for other in Tier::ALL.into_iter().filter(|tier| *tier != chosen) {
+            let expected = if other.available() {
+                TierError::AlreadyChosen(chosen)
+            } else {
+                TierError::Unavailable(other)
+            };
+            assert_eq!(init(Some(other)), Err(expected));
+        }
     }
 
     #[test]

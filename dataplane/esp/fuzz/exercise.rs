@@ -6,6 +6,7 @@ use esp::checksum;
 use esp::decap::{self, EspHeader, InUdp, Inner};
 use esp::encap::{Df, Dscp, Tunnel, TunnelConfig};
 use esp::ether::Ethernet;
+use esp::head::{self, Head};
 use esp::icmp;
 use esp::ip::{self, Family, IpPacket};
 
@@ -38,16 +39,21 @@ fn parsed(bytes: &[u8]) {
     };
     assert!(packet.header_len <= packet.l4_offset);
     assert!(packet.l4_offset <= packet.total_len && packet.total_len <= bytes.len());
+    // The short form, by its own fast way, says the same.
+    let short = Head::parse(bytes);
+    assert_eq!(short, Head::of(&packet));
+    assert_eq!(head::addresses(bytes), (packet.source, packet.destination));
     edited(bytes, &packet);
     answered(bytes, &packet);
+    let Ok(packet) = short else { return };
     if let Ok(range) = decap::esp_plain(&packet) {
         esp_packet(&bytes[range.clone()], range);
     }
     if let Ok(InUdp::Esp(range) | InUdp::Ike(range)) = decap::esp_in_udp(&packet, bytes) {
-        assert!(range.end <= packet.total_len);
+        assert!(range.end <= packet.len());
         esp_packet(&bytes[range.clone()], range);
     }
-    encapsulated(&bytes[..packet.total_len], &packet);
+    encapsulated(&bytes[..packet.len()], &packet);
 }
 
 /// Edits keep the packet a packet and change only what they say.
@@ -59,10 +65,13 @@ fn edited(bytes: &[u8], packet: &IpPacket) {
     } else {
         assert!(packet.ttl <= 1);
     }
-    let (mut copy, mut inner) = (bytes.to_vec(), *packet);
+    let Ok(mut inner) = Head::of(packet) else {
+        return;
+    };
+    let mut copy = bytes.to_vec();
     let outer_tos = packet.ttl;
     if decap::apply_outer_tos(&mut copy, &mut inner, outer_tos, true, true).is_ok() {
-        assert_eq!(IpPacket::parse(&copy), Ok(inner));
+        assert_eq!(Head::parse(&copy), Ok(inner));
     }
 }
 
@@ -105,12 +114,12 @@ fn esp_packet(esp: &[u8], range: std::ops::Range<usize>) {
 
 fn plaintext(bytes: &[u8]) {
     if let Ok(Inner::Packet(inner)) = decap::inner(bytes) {
-        assert!(inner.total_len + 2 <= bytes.len());
+        assert!(inner.len() + 2 <= bytes.len());
     }
 }
 
 /// Without crypto in between, what goes into the tunnel comes out of it.
-fn encapsulated(inner: &[u8], packet: &IpPacket) {
+fn encapsulated(inner: &[u8], packet: &Head) {
     for v6 in [false, true] {
         let (local, remote): (IpAddr, IpAddr) = match v6 {
             false => (
@@ -142,11 +151,11 @@ fn encapsulated(inner: &[u8], packet: &IpPacket) {
             continue;
         };
         tunnel.finish(&mut frame);
-        let outer = IpPacket::parse(&frame);
+        let outer = Head::parse(&frame);
         let Ok(outer) = outer else {
             panic!("outer: {outer:?}")
         };
-        assert_eq!((outer.tos, outer.total_len), (packet.tos, frame.len()));
+        assert_eq!((outer.tos, outer.len()), (packet.tos, frame.len()));
         let found = decap::esp_in_udp(&outer, &frame);
         let Ok(InUdp::Esp(range)) = found else {
             panic!("ESP: {found:?}")

@@ -9,6 +9,13 @@ use crate::protocol;
 pub struct Sum(u64);
 
 impl Sum {
+    /// A sum so far, of words in network order.
+    #[inline]
+    #[must_use]
+    pub const fn of(words: u32) -> Self {
+        Self(words as u64)
+    }
+
     /// Adds bytes; an odd tail is padded with zero, so only the last piece may be odd (RFC 1071
     /// 4.1).
     #[must_use]
@@ -54,6 +61,21 @@ impl Sum {
 #[must_use]
 pub fn internet(bytes: &[u8]) -> u16 {
     Sum::default().bytes(bytes).finish()
+}
+
+/// Whether the checksum of an IPv4 header without options is right. The sum is the same in any byte
+/// order (RFC 1071 2 B), so five additions of native words do.
+#[inline(always)]
+#[must_use]
+pub fn is_right_v4(header: &[u8; 20]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    let sum = words.iter().fold(0_u64, |sum, word| {
+        sum.wrapping_add(u64::from(u32::from_ne_bytes(*word)))
+    });
+    let sum = (sum & 0xffff_ffff).wrapping_add(sum >> 32);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    sum == 0xffff
 }
 
 /// The checksum after one 16-bit word changed from `old` to `new` (RFC 1624 3, equation 3).

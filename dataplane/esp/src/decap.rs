@@ -3,10 +3,11 @@
 
 use core::fmt;
 use core::ops::Range;
-use std::net::IpAddr;
+use std::net::Ipv6Addr;
 
 use crate::bytes::{array, u16_at, u32_at};
-use crate::ip::{self, Family, Fragment, IpError, IpPacket};
+use crate::head::{self, Head};
+use crate::ip::{self, Family, Fragment, IpError};
 use crate::{
     ALIGNMENT_BYTES, ESP_HEADER_BYTES, IV_BYTES, Protected, TRAILER_BYTES, UDP_HEADER_BYTES, aad,
     checksum, protocol,
@@ -76,9 +77,9 @@ pub enum InUdp {
 ///
 /// # Errors
 /// [`DecapError::Fragment`]
-pub fn esp_plain(outer: &IpPacket) -> Result<Range<usize>, DecapError> {
+pub fn esp_plain(outer: &Head) -> Result<Range<usize>, DecapError> {
     match outer.fragment {
-        Fragment::No => Ok(outer.l4_offset..outer.total_len),
+        Fragment::No => Ok(usize::from(outer.l4_offset)..outer.len()),
         Fragment::First | Fragment::NonFirst => Err(DecapError::Fragment),
     }
 }
@@ -88,7 +89,7 @@ pub fn esp_plain(outer: &IpPacket) -> Result<Range<usize>, DecapError> {
 /// # Errors
 /// [`DecapError`]: fragment, bad UDP length, bad checksum over IPv6, too short for any of the
 /// three.
-pub fn esp_in_udp(outer: &IpPacket, packet: &[u8]) -> Result<InUdp, DecapError> {
+pub fn esp_in_udp(outer: &Head, packet: &[u8]) -> Result<InUdp, DecapError> {
     let l4 = esp_plain(outer)?;
     let rest = packet.get(l4.clone()).ok_or(DecapError::UdpLength)?;
     let length = usize::from(u16_at(rest, 4).ok_or(DecapError::UdpLength)?);
@@ -97,7 +98,12 @@ pub fn esp_in_udp(outer: &IpPacket, packet: &[u8]) -> Result<InUdp, DecapError> 
         .get(UDP_HEADER_BYTES..)
         .ok_or(DecapError::UdpLength)?;
     // RFC 3948 2.1: over IPv4 the checksum is not looked at.
-    if let (IpAddr::V6(source), IpAddr::V6(destination)) = (outer.source, outer.destination) {
+    if outer.family == Family::V6 {
+        let (source, destination) = head::addresses_v6(packet);
+        let (source, destination) = (
+            Ipv6Addr::from_bits(source),
+            Ipv6Addr::from_bits(destination),
+        );
         let sent = u16_at(datagram, 6).unwrap_or(0);
         if sent == 0 || checksum::udp_v6(source, destination, datagram) != 0xffff {
             return Err(DecapError::UdpChecksum);
@@ -129,6 +135,7 @@ impl EspHeader {
     ///
     /// # Errors
     /// [`DecapError::Short`], [`DecapError::Spi`]
+    #[inline(always)]
     pub fn parse(esp: &[u8]) -> Result<Self, DecapError> {
         let spi = u32_at(esp, 0).ok_or(DecapError::Short)?;
         let sequence = u32_at(esp, 4).ok_or(DecapError::Short)?;
@@ -151,28 +158,37 @@ impl EspHeader {
         sequence: u64,
         esn: bool,
     ) -> Result<Protected, DecapError> {
-        let start = esp.start.saturating_add(ESP_HEADER_BYTES + IV_BYTES);
-        let sealed_len = esp.end.checked_sub(start).ok_or(DecapError::Short)?;
-        let plain_len = sealed_len.checked_sub(icv_len).ok_or(DecapError::Short)?;
-        if plain_len < ALIGNMENT_BYTES {
-            return Err(DecapError::Short);
-        }
-        if plain_len & (ALIGNMENT_BYTES - 1) != 0 {
-            return Err(DecapError::Alignment);
-        }
         Ok(Protected {
-            data: start..esp.end,
+            data: sealed(esp, icv_len)?,
             iv: self.iv,
             aad: aad(self.spi, sequence, esn),
         })
     }
 }
 
+/// Where ciphertext and ICV stand in an ESP packet.
+///
+/// # Errors
+/// [`DecapError::Short`], [`DecapError::Alignment`]
+#[inline(always)]
+pub fn sealed(esp: Range<usize>, icv_len: usize) -> Result<Range<usize>, DecapError> {
+    let start = esp.start.saturating_add(ESP_HEADER_BYTES + IV_BYTES);
+    let sealed_len = esp.end.checked_sub(start).ok_or(DecapError::Short)?;
+    let plain_len = sealed_len.checked_sub(icv_len).ok_or(DecapError::Short)?;
+    if plain_len < ALIGNMENT_BYTES {
+        return Err(DecapError::Short);
+    }
+    if plain_len & (ALIGNMENT_BYTES - 1) != 0 {
+        return Err(DecapError::Alignment);
+    }
+    Ok(start..esp.end)
+}
+
 /// What an opened ESP packet held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inner {
     /// A packet, at the start of the plaintext and `total_len` bytes long.
-    Packet(IpPacket),
+    Packet(Head),
     /// A dummy packet (RFC 4303 2.6): to be dropped silently.
     Dummy,
 }
@@ -183,6 +199,7 @@ pub enum Inner {
 ///
 /// # Errors
 /// [`DecapError::Padding`], [`DecapError::NextHeader`], [`DecapError::Inner`]
+#[inline(always)]
 pub fn inner(plaintext: &[u8]) -> Result<Inner, DecapError> {
     let (body, [pad_len, next_header]) = plaintext
         .split_last_chunk::<TRAILER_BYTES>()
@@ -197,11 +214,7 @@ pub fn inner(plaintext: &[u8]) -> Result<Inner, DecapError> {
     if *next_header == protocol::NO_NEXT_HEADER {
         return Ok(Inner::Dummy);
     }
-    if !padding
-        .iter()
-        .copied()
-        .eq((1..=u8::MAX).take(padding.len()))
-    {
+    if !is_padding(padding) {
         return Err(DecapError::Padding);
     }
     let family = match *next_header {
@@ -209,9 +222,15 @@ pub fn inner(plaintext: &[u8]) -> Result<Inner, DecapError> {
         protocol::IPV6 => Family::V6,
         other => return Err(DecapError::NextHeader(other)),
     };
-    IpPacket::parse_as(family, payload)
+    Head::parse_as(family, payload)
         .map(Inner::Packet)
         .map_err(DecapError::Inner)
+}
+
+/// RFC 4303 2.4: 1, 2, 3, .. as far as there is padding.
+#[inline(always)]
+fn is_padding(padding: &[u8]) -> bool {
+    padding.iter().zip(1..=u8::MAX).all(|(is, due)| *is == due)
 }
 
 /// Carries DSCP and ECN of the outer header over to the inner packet, and corrects its checksum.
@@ -221,9 +240,10 @@ pub fn inner(plaintext: &[u8]) -> Result<Inner, DecapError> {
 ///
 /// # Errors
 /// [`DecapError::Ecn`] for a packet that RFC 6040 has us drop.
+#[inline(always)]
 pub fn apply_outer_tos(
     packet: &mut [u8],
-    inner: &mut IpPacket,
+    inner: &mut Head,
     outer_tos: u8,
     copy_dscp: bool,
     copy_ecn: bool,

@@ -10,7 +10,8 @@ use core::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::bytes::{array, put};
-use crate::ip::{Family, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, IpPacket};
+use crate::head::Head;
+use crate::ip::{Family, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES};
 use crate::{
     ALIGNMENT_BYTES, ESP_HEADER_BYTES, IV_BYTES, Protected, TRAILER_BYTES, UDP_HEADER_BYTES, aad,
     checksum, protocol,
@@ -121,6 +122,8 @@ pub struct Sizes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {
     header: [u8; MAX_HEADER_BYTES],
+    /// One's complement sum of the header's constant 16-bit words, IPv4 only.
+    sum: u32,
     family: Family,
     udp: bool,
     icv_len: u8,
@@ -161,8 +164,10 @@ impl Tunnel {
             let _ = put(&mut header, at.saturating_add(2), destination.to_be_bytes());
         }
         let (df, dscp, copy_ecn) = (config.df, config.dscp, config.copy_ecn);
+        let sum = header.first_chunk().map_or(0, constant_sum);
         Ok(Self {
             header,
+            sum,
             family,
             udp,
             icv_len,
@@ -185,6 +190,7 @@ impl Tunnel {
     }
 
     /// How many bytes to put around an inner packet of `inner_len` bytes.
+    #[inline(always)]
     #[must_use]
     pub fn sizes(&self, inner_len: usize) -> Sizes {
         let trailer = pad_len(inner_len).saturating_add(TRAILER_BYTES);
@@ -195,6 +201,7 @@ impl Tunnel {
     }
 
     /// How many bytes longer the outer packet is.
+    #[inline(always)]
     #[must_use]
     pub fn overhead(&self, inner_len: usize) -> usize {
         let sizes = self.sizes(inner_len);
@@ -213,24 +220,23 @@ impl Tunnel {
     /// Writes all headers and the trailer around the inner packet, and says what to seal.
     ///
     /// `frame` is the whole outer packet: [`Sizes::prepend`] bytes of any content, the inner packet
-    /// that `inner` was parsed from (cut to its `total_len`), [`Sizes::append`] bytes of any
-    /// content. The IV is the 64-bit sequence number: unique per key as long as that is (RFC 4106
-    /// 3.1). TTL of the inner packet is left alone: see [`crate::ip::decrement_ttl`].
+    /// that `inner` was read from (cut to its length), [`Sizes::append`] bytes of any content. The
+    /// IV is the 64-bit sequence number: unique per key as long as that is (RFC 4106 3.1). TTL of
+    /// the inner packet is left alone: see [`crate::ip::decrement_ttl`].
     ///
     /// # Errors
     /// [`EncapError`]; then nothing has been written.
+    #[inline(always)]
     pub fn write(
         &self,
         frame: &mut [u8],
-        inner: &IpPacket,
+        inner: &Head,
         spi: u32,
         sequence: u64,
         esn: bool,
     ) -> Result<Protected, EncapError> {
-        let sizes = self.sizes(inner.total_len);
-        let outer_len = inner
-            .total_len
-            .saturating_add(self.overhead(inner.total_len));
+        let sizes = self.sizes(inner.len());
+        let outer_len = inner.len().saturating_add(self.overhead(inner.len()));
         let outer_len_field = u16::try_from(outer_len).map_err(|_| EncapError::TooLong)?;
         if frame.len() != outer_len {
             return Err(EncapError::Length);
@@ -242,19 +248,22 @@ impl Tunnel {
         let (headers, sealed) = frame
             .split_at_mut_checked(sizes.prepend)
             .ok_or(EncapError::Length)?;
-        let iv = sequence.to_be_bytes();
-        self.write_headers(headers, inner, spi, sequence, outer_len_field)
-            .ok_or(EncapError::Length)?;
+        match (self.family, self.udp) {
+            (Family::V4, false) => self.headers_v4(headers, inner, spi, sequence, outer_len_field),
+            _ => self.headers(headers, inner, spi, sequence, outer_len_field),
+        }
+        .ok_or(EncapError::Length)?;
         write_trailer(sealed, inner).ok_or(EncapError::Length)?;
         Ok(Protected {
             data: sizes.prepend..outer_len,
-            iv,
+            iv: sequence.to_be_bytes(),
             aad: aad(spi, sequence, esn),
         })
     }
 
     /// Completes the outer packet after sealing: the UDP checksum over IPv6, which covers the
     /// ciphertext (RFC 8200 8.1). Over IPv4 it stays zero (RFC 3948 2.1).
+    #[inline]
     pub fn finish(&self, frame: &mut [u8]) {
         if self.udp && self.family == Family::V6 {
             // A frame shorter than its headers was never written by `write`.
@@ -262,20 +271,40 @@ impl Tunnel {
         }
     }
 
-    fn prepend(&self) -> usize {
+    /// Bytes in front of the inner packet: outer headers, ESP header and IV.
+    #[inline(always)]
+    #[must_use]
+    pub fn prepend(&self) -> usize {
         self.header_len()
             .saturating_add(ESP_HEADER_BYTES + IV_BYTES)
     }
 
+    #[inline(always)]
     fn header_len(&self) -> usize {
         let udp = if self.udp { UDP_HEADER_BYTES } else { 0 };
         ip_header_len(self.family).saturating_add(udp)
     }
 
-    fn write_headers(
+    /// The usual outer header, IPv4 without UDP, at one go.
+    #[inline(always)]
+    fn headers_v4(
         &self,
         headers: &mut [u8],
-        inner: &IpPacket,
+        inner: &Head,
+        spi: u32,
+        sequence: u64,
+        outer_len: u16,
+    ) -> Option<()> {
+        let (outer, esp) = headers.split_first_chunk_mut::<IPV4_HEADER_BYTES>()?;
+        *outer = *self.header.first_chunk()?;
+        self.fill_v4(outer, inner, spi, sequence, outer_len)?;
+        write_esp(esp, spi, sequence)
+    }
+
+    fn headers(
+        &self,
+        headers: &mut [u8],
+        inner: &Head,
         spi: u32,
         sequence: u64,
         outer_len: u16,
@@ -284,7 +313,7 @@ impl Tunnel {
         outer.copy_from_slice(self.header.get(..outer.len())?);
         let payload_len = match self.family {
             Family::V4 => {
-                self.fill_v4(outer, inner, spi, sequence, outer_len)?;
+                self.fill_v4(outer.first_chunk_mut()?, inner, spi, sequence, outer_len)?;
                 outer_len.checked_sub(20)?
             }
             Family::V6 => {
@@ -297,16 +326,14 @@ impl Tunnel {
             let at = ip_header_len(self.family).saturating_add(4);
             put(outer, at, payload_len.to_be_bytes())?;
         }
-        let [.., s0, s1, s2, s3] = sequence.to_be_bytes();
-        put(esp, 0, spi.to_be_bytes())?;
-        put(esp, 4, [s0, s1, s2, s3])?;
-        put(esp, ESP_HEADER_BYTES, sequence.to_be_bytes())
+        write_esp(esp, spi, sequence)
     }
 
+    #[inline(always)]
     fn fill_v4(
         &self,
-        outer: &mut [u8],
-        inner: &IpPacket,
+        outer: &mut [u8; IPV4_HEADER_BYTES],
+        inner: &Head,
         spi: u32,
         sequence: u64,
         outer_len: u16,
@@ -317,21 +344,20 @@ impl Tunnel {
             Df::Clear => false,
         };
         let flags = if df { DF_FLAG } else { 0 };
-        put(outer, 1, [self.tos(inner.tos)])?;
+        let (tos, id) = (self.tos(inner.tos), id_v4(spi, sequence));
+        let variable = u32::from(tos)
+            .wrapping_add(u32::from(outer_len))
+            .wrapping_add(u32::from(id))
+            .wrapping_add(u32::from(flags));
+        let sum = checksum::Sum::of(self.sum.wrapping_add(variable)).finish();
+        put(outer, 1, [tos])?;
         put(outer, 2, outer_len.to_be_bytes())?;
-        put(outer, 4, id_v4(spi, sequence))?;
+        put(outer, 4, id.to_be_bytes())?;
         put(outer, 6, flags.to_be_bytes())?;
-        let sum = checksum::internet(outer.get(..IPV4_HEADER_BYTES)?);
         put(outer, 10, sum.to_be_bytes())
     }
 
-    fn fill_v6(
-        &self,
-        outer: &mut [u8],
-        inner: &IpPacket,
-        spi: u32,
-        payload_len: u16,
-    ) -> Option<()> {
+    fn fill_v6(&self, outer: &mut [u8], inner: &Head, spi: u32, payload_len: u16) -> Option<()> {
         let tos = u32::from(self.tos(inner.tos));
         let first = (6 << 28) | (tos << 20) | flow_label(spi);
         put(outer, 0, first.to_be_bytes())?;
@@ -394,26 +420,54 @@ const fn pad_len(inner_len: usize) -> usize {
     inner_len.wrapping_add(TRAILER_BYTES).wrapping_neg() & (ALIGNMENT_BYTES - 1)
 }
 
-/// Padding 1, 2, 3, .. (RFC 4303 2.4), its length, next header.
-fn write_trailer(sealed: &mut [u8], inner: &IpPacket) -> Option<()> {
+/// Padding 1, 2, 3, .. (RFC 4303 2.4), its length, and room for the next header; by length. What
+/// stands behind is overwritten by the ICV.
+const TRAILERS: [[u8; 8]; ALIGNMENT_BYTES] = [
+    [0, 0, 0, 0, 0, 0, 0, 0],
+    [1, 1, 0, 0, 0, 0, 0, 0],
+    [1, 2, 2, 0, 0, 0, 0, 0],
+    [1, 2, 3, 3, 0, 0, 0, 0],
+];
+
+/// Padding, its length, next header. The ICV behind them has at least 8 bytes, so that 8 can be
+/// written at once.
+#[inline(always)]
+fn write_trailer(sealed: &mut [u8], inner: &Head) -> Option<()> {
     let next_header = match inner.family {
         Family::V4 => protocol::IPV4,
         Family::V6 => protocol::IPV6,
     };
-    let pad_len = pad_len(inner.total_len);
-    let trailer = sealed.get_mut(inner.total_len..)?;
-    let (padding, rest) = trailer.split_at_mut_checked(pad_len)?;
-    padding.iter_mut().zip(1..).for_each(|(to, n)| *to = n);
-    put(rest, 0, [u8::try_from(pad_len).ok()?, next_header])
+    let pad_len = pad_len(inner.len());
+    let mut trailer = *TRAILERS.get(pad_len)?;
+    *trailer.get_mut(pad_len.wrapping_add(1))? = next_header;
+    put(sealed, inner.len(), trailer)
+}
+
+/// SPI, sequence number, and the IV, which is the whole sequence number (RFC 4303 2, RFC 4106 3.1).
+#[inline(always)]
+fn write_esp(esp: &mut [u8], spi: u32, sequence: u64) -> Option<()> {
+    let (spi, sequence) = (u64::from(spi), sequence);
+    let clear = (spi << 32) | (sequence & 0xffff_ffff);
+    put(esp, 0, clear.to_be_bytes())?;
+    put(esp, ESP_HEADER_BYTES, sequence.to_be_bytes())
+}
+
+/// The sum of a header whose variable fields and checksum are zero.
+fn constant_sum(header: &[u8; IPV4_HEADER_BYTES]) -> u32 {
+    let (words, _) = header.as_chunks::<2>();
+    let words = words
+        .iter()
+        .map(|word| u32::from(u16::from_be_bytes(*word)));
+    words.fold(0, u32::wrapping_add)
 }
 
 /// IPv4 identification: counts with the sequence number, so that fragments of packets of one SA do
 /// not mix while the field lasts (RFC 6864 4.3), and starts elsewhere for each SPI.
-fn id_v4(spi: u32, sequence: u64) -> [u8; 2] {
+fn id_v4(spi: u32, sequence: u64) -> u16 {
     let [a, b, c, d] = spi.to_be_bytes();
     let [.., y, z] = sequence.to_be_bytes();
     let start = u16::from_be_bytes([a, b]) ^ u16::from_be_bytes([c, d]);
-    start.wrapping_add(u16::from_be_bytes([y, z])).to_be_bytes()
+    start.wrapping_add(u16::from_be_bytes([y, z]))
 }
 
 /// 20-bit flow label (RFC 6437, RFC 6438 3), the same for all packets of an SA: a router spreads

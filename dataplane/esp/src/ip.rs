@@ -380,17 +380,23 @@ fn ports(protocol: u8, fragment: Fragment, l4: &[u8]) -> Ports {
 /// Of a packet that enters a tunnel it is the forwarding step before encapsulation that calls this
 /// (RFC 4301 5.1.2.1 note 2); neither [`crate::encap`] nor [`crate::decap`] does.
 /// None, and nothing changed, if the packet has to be discarded: TTL was 0 or 1.
+#[inline(always)]
 #[must_use]
 pub fn decrement_ttl(packet: &mut [u8]) -> Option<u8> {
-    let v4 = u8_at(packet, 0)? >> 4 == 4;
-    let at: usize = if v4 { 8 } else { 7 };
-    let ttl = u8_at(packet, at)?.checked_sub(1).filter(|ttl| *ttl > 0)?;
-    if v4 {
-        put_v4_byte(packet, at, ttl)?
-    } else {
-        put(packet, at, [ttl])?
+    let header = packet.first_chunk_mut::<IPV4_HEADER_BYTES>()?;
+    let [version, _, _, _, _, _, _, hop_limit, ttl, _, c0, c1, ..] = header;
+    if *version >> 4 != 4 {
+        let left = hop_limit.checked_sub(1).filter(|left| *left > 0)?;
+        *hop_limit = left;
+        return Some(left);
     }
-    Some(ttl)
+    let left = ttl.checked_sub(1).filter(|left| *left > 0)?;
+    *ttl = left;
+    // RFC 1624 3: ~m + m' of a word whose high byte is one less is always 0xfeff.
+    let sum = u16::from_be_bytes([*c0, *c1]);
+    let sum = checksum::Sum::of(0xfeff).word(!sum).finish();
+    [*c0, *c1] = sum.to_be_bytes();
+    Some(left)
 }
 
 /// Replaces DSCP and ECN; the IPv4 checksum follows. None if `packet` is no IP header.

@@ -18,6 +18,7 @@ pub mod checksum;
 pub mod decap;
 pub mod encap;
 pub mod ether;
+pub mod head;
 pub mod icmp;
 pub mod ip;
 pub mod replay;
@@ -45,7 +46,9 @@ pub const ALIGNMENT_BYTES: usize = 4;
 pub const UDP_HEADER_BYTES: usize = 8;
 
 /// The additional data of RFC 4106 5 for one packet.
-fn aad(spi: u32, sequence: u64, esn: bool) -> crypto::Aad {
+#[inline]
+#[must_use]
+pub fn aad(spi: u32, sequence: u64, esn: bool) -> crypto::Aad {
     if esn {
         return crypto::Aad::extended(spi, sequence);
     }

@@ -3,7 +3,7 @@
 use api::config::Side;
 use api::counters::{Counter, DropReason, PortCounter, Totals};
 use api::id::ChildId;
-use api::record::{Action, Direction};
+use api::record::{Action, Direction, SaInfo};
 use api::selector::AddrRange;
 
 use super::admin::rows::{
@@ -15,7 +15,6 @@ use super::run::Control;
 use super::statics;
 use crate::port::PortIndex;
 use crate::tables::fib::Target;
-use crate::tables::sad::Sa;
 
 impl Control<'_> {
     /// Answers a client.
@@ -140,14 +139,15 @@ impl Control<'_> {
 
     fn sas(&self) -> Vec<SaRow> {
         let names = statics::rows(self.config);
-        let rows = self.writer.sas().map(|(sa, info)| {
+        let rows = self.writer.sas().map(|sa| {
+            let info = &sa.info;
             let child = sa.child.settings();
             let path = child.path.load();
             let snapshot = self.state.row(sa.row).and_then(|row| row.snapshot().ok());
             let value = |pick: fn(&api::state::Snapshot) -> u64| snapshot.as_ref().map_or(0, pick);
-            let name = names.iter().find(|row| row.id == sa.id);
+            let name = names.iter().find(|row| row.id == info.id);
             SaRow {
-                id: sa.id.0,
+                id: info.id.0,
                 child: info.child.0,
                 direction: direction(info.direction),
                 spi: Spi(info.spi),
@@ -155,8 +155,8 @@ impl Control<'_> {
                 local: path.local.to_string(),
                 remote: path.remote.to_string(),
                 udp_encapsulation: path.udp_encapsulation,
-                algorithm: self.algorithm(sa),
-                active: sa.child.outbound().is_some_and(|active| active.id == sa.id),
+                algorithm: self.algorithm(info),
+                active: self.writer.tables().active(sa.child.slot) == Some(info.id),
                 packets: value(|row| row.packets),
                 bytes: value(|row| row.bytes),
                 sequence: value(|row| row.sequence),
@@ -172,13 +172,13 @@ impl Control<'_> {
     }
 
     /// How an SA encrypts; the key's length is known for static SAs.
-    fn algorithm(&self, sa: &Sa) -> String {
+    fn algorithm(&self, sa: &SaInfo) -> String {
         let name = "AES_GCM_16";
-        let number = sa.child.id.0 & !ChildId::fixed(0).0;
+        let number = sa.child.0 & !ChildId::fixed(0).0;
         let configured = usize::try_from(number)
             .ok()
             .and_then(|n| self.config.static_sas.get(n));
-        let bits = configured.filter(|_| sa.child.id.is_static());
+        let bits = configured.filter(|_| sa.child.is_static());
         let bits = bits.map_or_else(String::new, |sa| format!("-{}", sa.proposal.key_bits));
         format!("{name}{bits}{}", if sa.esn { "/ESN" } else { "" })
     }

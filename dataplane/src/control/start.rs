@@ -26,7 +26,6 @@ use crate::links::{self, WorkerLinks};
 use crate::port::{PortIndex, PortInfo};
 use crate::process;
 use crate::state::State;
-use crate::tables::Tables;
 use crate::tables::fib::Neighbours;
 use crate::tables::writer::TablesWriter;
 use crate::worker::WorkerParts;
@@ -80,7 +79,7 @@ pub(super) fn start(
         contract: Contract::listen(&config.run_dir, side)?,
         routes: Vec::new(),
         locals: Vec::new(),
-        neighbours: Neighbours::new(),
+        neighbours: Neighbours::default(),
         sequences,
         ports_seen: now,
     };
@@ -155,8 +154,7 @@ fn make_tables(
     sizes.window_units = sizes.window_units.max(WINDOW_UNITS_MIN);
     let side = DataplaneSide::create(&sizes)?;
     let state = Arc::new(State::new(side.states().clone()));
-    let tables = Arc::new(Tables::new(geometry, u8::try_from(workers)?));
-    let mut writer = TablesWriter::new(tables, Arc::clone(&state));
+    let mut writer = TablesWriter::new(geometry, u8::try_from(workers)?, Arc::clone(&state));
     statics::install(&mut writer, config, |id| sequences.start(id))?;
     writer.publish();
     Ok((side, state, writer))
@@ -184,6 +182,7 @@ fn worker_parts(
         links,
         limits: config.exception_limits,
         max_latency_us,
+        stage_clock: config.stage_clock,
     });
     parts.collect()
 }

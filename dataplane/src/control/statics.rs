@@ -289,7 +289,6 @@ mod tests {
 
     use super::*;
     use crate::state::State;
-    use crate::tables::Tables;
 
     const BYPASS: &str = r#"
 [dataplane]
@@ -310,7 +309,7 @@ remote_ts = "0.0.0.0/0"
         let geometry = Geometry::new(64, 1, 4).unwrap();
         let side = DataplaneSide::create(&StateSizes::new(geometry, 1, 512)).unwrap();
         let state = Arc::new(State::new(side.states().clone()));
-        let mut writer = TablesWriter::new(Arc::new(Tables::new(geometry, 1)), state);
+        let mut writer = TablesWriter::new(geometry, 1, state);
         install(&mut writer, &config, |_| 0).unwrap();
         writer.publish();
         let first = writer.tables().snapshot().committed;

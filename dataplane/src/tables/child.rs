@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use api::id::{ChildId, PathId};
 use api::record;
-use arc_swap::{ArcSwap, ArcSwapOption};
-
-use super::sad::Sa;
+use arc_swap::ArcSwap;
 
 /// Pause between two acquires of one child, in milliseconds.
 const ACQUIRE_PAUSE_MS: u64 = 1000;
@@ -53,18 +51,20 @@ pub struct ChildSettings {
 pub struct Child {
     /// Its number.
     pub id: ChildId,
+    /// A small number of its own for dense tables; another child has it only when no worker can
+    /// see policies that name this one.
+    pub slot: u32,
     settings: ArcSwap<ChildSettings>,
-    outbound: ArcSwapOption<Sa>,
     /// Time of the last acquire plus one; 0 before the first.
     acquired_ms: AtomicU64,
 }
 
 impl Child {
-    pub(super) fn new(record: record::Child, path: Arc<PathSlot>) -> Self {
+    pub(super) fn new(record: record::Child, path: Arc<PathSlot>, slot: u32) -> Self {
         Self {
             id: record.id,
+            slot,
             settings: ArcSwap::from_pointee(ChildSettings { record, path }),
-            outbound: ArcSwapOption::empty(),
             acquired_ms: AtomicU64::new(0),
         }
     }
@@ -73,12 +73,6 @@ impl Child {
     #[must_use]
     pub fn settings(&self) -> Arc<ChildSettings> {
         self.settings.load_full()
-    }
-
-    /// The SA that outbound packets take; `None` before the first and after the last.
-    #[must_use]
-    pub fn outbound(&self) -> Option<Arc<Sa>> {
-        self.outbound.load_full()
     }
 
     /// True when an acquire may be sent now, and counts it as sent.
@@ -97,9 +91,5 @@ impl Child {
     pub(super) fn update(&self, record: record::Child, path: Arc<PathSlot>) {
         self.settings
             .store(Arc::new(ChildSettings { record, path }));
-    }
-
-    pub(super) fn activate(&self, sa: Option<Arc<Sa>>) {
-        self.outbound.store(sa);
     }
 }

@@ -3,8 +3,12 @@
 //! A worker loads the snapshot once for each batch. SAs change one at a time and are loaded for
 //! each group of packets. All changes go through the one [`TablesWriter`](writer::TablesWriter).
 
+pub mod address;
 pub mod child;
 pub mod fib;
+pub mod flow_cache;
+#[cfg(test)]
+mod random;
 pub mod sad;
 pub mod spd;
 pub mod writer;
@@ -15,9 +19,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use api::id::{Geometry, SaId};
 use arc_swap::{ArcSwap, Guard};
 
+use crate::memory::Numbers;
 use crate::quiescence::Quiescence;
 use fib::{Fib, Locals, Neighbours};
-use sad::Sad;
+use sad::{Sad, SadWriter};
 use spd::Policies;
 
 /// One version of everything that a batch is judged by.
@@ -25,6 +30,8 @@ use spd::Policies;
 pub struct Snapshot {
     /// Counts up with every change.
     pub version: u64,
+    /// Counts up with every change of routes, neighbours and addresses; never 0 once there are some.
+    pub hops_version: u32,
     /// False until the first policies are committed: until then all but exceptions is discarded.
     pub committed: bool,
     /// The SPD.
@@ -42,34 +49,58 @@ pub struct Tables {
     snapshot: ArcSwap<Snapshot>,
     /// The SAs.
     pub sad: Sad,
+    /// The SA that outbound packets of a child take, by the child's slot; 0 is none.
+    active: Numbers,
     /// Which worker owns which shard; an entry moves at a quiescent point only.
     owners: Box<[AtomicU8]>,
     /// Who has seen what.
-    pub quiescence: Quiescence,
+    pub quiescence: Arc<Quiescence>,
 }
 
 impl Tables {
     /// Empty tables for this many workers; shards go round the workers in turn.
     #[must_use]
-    pub fn new(geometry: Geometry, workers: u8) -> Self {
+    pub(crate) fn new(geometry: Geometry, workers: u8) -> (Self, SadWriter) {
         let workers = workers.max(1);
         // One entry for each of the 1,024 shards that an SaId can name, static ones included.
         let owners = (0..1024_u16).map(|shard| {
             let turn = shard.saturating_sub(1) % u16::from(workers);
             AtomicU8::new(u8::try_from(turn).unwrap_or(0))
         });
-        Self {
+        let quiescence = Arc::new(Quiescence::new(workers.into()));
+        let (sad, sad_writer) = Sad::new(geometry, &quiescence);
+        let tables = Self {
             snapshot: ArcSwap::default(),
-            sad: Sad::new(geometry),
+            sad,
+            active: Numbers::new(writer::MAX_CHILDREN),
             owners: owners.collect(),
-            quiescence: Quiescence::new(workers.into()),
-        }
+            quiescence,
+        };
+        (tables, sad_writer)
     }
 
     /// The present version.
     #[must_use]
     pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
         self.snapshot.load()
+    }
+
+    /// The SA that outbound packets of the child with this slot take; `None` before the first and
+    /// after the last.
+    #[inline]
+    #[must_use]
+    pub fn active(&self, slot: u32) -> Option<SaId> {
+        Some(SaId(self.active.get(slot))).filter(|id| id.0 != 0)
+    }
+
+    /// Asks for what [`active`](Self::active) reads.
+    #[inline]
+    pub fn prefetch_active(&self, slot: u32) {
+        self.active.prefetch(slot);
+    }
+
+    fn activate(&self, slot: u32, sa: Option<SaId>) {
+        self.active.set(slot, sa.map_or(0, |id| id.0));
     }
 
     /// The worker that owns the SA's state.

@@ -1,65 +1,216 @@
 //! The SAD (RFC 4301 4.4.2): a row an SA, both directions, found by number or by SPI.
+//!
+//! ```text
+//! tags        8 bytes a row: which SA is there; a flood of unknown SPIs touches nothing else
+//! Sa          line 0: what every packet compares; line 1: outer header; line 2: limits, NAT
+//! KeyContext  round keys and powers of H, by the same row
+//! state row   (api) sequence number, counters; window words by their slot
+//! ```
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use api::id::{Geometry, SaId, Vrf};
-use api::record::{Direction, Limits};
+use api::id::{Geometry, Interface, SaId, Vrf};
+use api::record::Limits;
 use api::window::WindowSlot;
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use crypto::KeyContext;
+use esp::encap::Tunnel;
 
-use super::child::Child;
+use crate::memory::{Removed, Slots, SlotsWriter};
+use crate::port::{Mac, PortIndex};
+use crate::quiescence::{Quiescence, Turn};
 
-/// What a worker needs of an SA. Nothing in it changes: an update makes a new one. Sequence
-/// number, window and counters stand in the SA's row of the state region.
-#[derive(Clone, Debug)]
+/// What a worker needs of an SA. Only the cached hop changes: any update makes a new version.
+/// Sequence number, window and counters stand in the SA's row of the state region.
+#[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Sa {
     /// Its number.
     pub id: SaId,
-    /// Its row in the SAD and in the state region.
-    pub row: u32,
     /// Its SPI on the wire.
     pub spi: u32,
-    /// Which way packets go.
-    pub direction: Direction,
-    /// Extended sequence numbers (RFC 4303 2.2.1).
-    pub esn: bool,
-    /// Replay window; 0 is off.
-    pub window_bits: u32,
-    /// Where it lies.
-    pub window: Option<WindowSlot>,
-    /// How far it may be used.
+    /// Its row in the SAD and in the state region.
+    pub row: u32,
+    /// The slot of the child it belongs to.
+    pub child: u32,
+    /// Routing instance of its outer packets.
+    pub vrf: Vrf,
+    /// Port that inbound packets must come by; 0 is any.
+    pub interface: Interface,
+    /// Routing instance of its inner packets.
+    pub inner_vrf: Vrf,
+    /// Length of the ICV in bytes.
+    pub icv_bytes: u8,
+    /// What is special about it.
+    pub marks: Marks,
+    /// Which way packets go, and what that direction needs.
+    pub way: Way,
+    /// Outbound: the headers around a packet.
+    pub tunnel: Option<Tunnel>,
+    /// How far it may be used; looked at if [`Marks::LIMITED`].
     pub limits: Limits,
-    /// The child it belongs to.
-    pub child: Arc<Child>,
-    /// The expanded key.
-    pub key: Arc<KeyContext>,
+    /// The peer's address and UDP port, to notice a change.
+    pub peer: (IpAddr, u16),
+}
+
+// What each packet touches of an SA: the first line, outbound the second too.
+const _: () = assert!(std::mem::offset_of!(Sa, tunnel) == 64);
+const _: () = assert!(std::mem::offset_of!(Sa, limits) <= 128);
+const _: () = assert!(size_of::<Sa>() <= 192);
+
+/// Properties of an SA, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks(pub u8);
+
+impl Marks {
+    /// Extended sequence numbers (RFC 4303 2.2.1).
+    pub const ESN: Self = Self(1);
+    /// ESP in UDP (RFC 3948).
+    pub const UDP: Self = Self(1 << 1);
+    /// It has a limit of packets or bytes.
+    pub const LIMITED: Self = Self(1 << 2);
+    /// Inbound: copy DSCP to the inner header (RFC 4301 5.1.2.1).
+    pub const COPY_DSCP: Self = Self(1 << 3);
+    /// Inbound: copy ECN to the inner header (RFC 6040 4.2).
+    pub const COPY_ECN: Self = Self(1 << 4);
+
+    /// This set, with `other` if `condition` holds.
+    #[must_use]
+    pub const fn with_if(self, other: Self, condition: bool) -> Self {
+        Self(if condition { self.0 | other.0 } else { self.0 })
+    }
+
+    /// Whether all of `other` is set.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// What only one direction has.
+#[derive(Debug)]
+pub enum Way {
+    /// From the peer.
+    Inbound {
+        /// Replay window in packets; 0 is off.
+        window_bits: u32,
+        /// Where it lies.
+        window: Option<WindowSlot>,
+        /// The address that packets must be sent to.
+        local: IpAddr,
+    },
+    /// To the peer.
+    Outbound {
+        /// Path MTU of outer packets in bytes; 0 is that of the port.
+        mtu_bytes: u16,
+        /// Where its packets leave, as last looked up.
+        hop: HopCache,
+    },
+}
+
+impl Sa {
+    /// Extended sequence numbers (RFC 4303 2.2.1).
+    #[inline]
+    #[must_use]
+    pub fn esn(&self) -> bool {
+        self.marks.has(Marks::ESN)
+    }
+}
+
+/// Where the packets of an SA leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Egress port.
+    pub port: PortIndex,
+    /// Ethernet address of the next hop.
+    pub mac: Mac,
+    /// Longest inner packet in bytes.
+    pub inner_mtu_bytes: u16,
+}
+
+/// The [`Hop`] of an SA, good for one version of routes and neighbours.
+///
+/// Only the worker that owns the SA writes it. Another one that still reads it, while the SA
+/// changes hands, finds its own version or a newer answer.
+#[derive(Debug, Default)]
+pub struct HopCache {
+    /// Version, port, longest inner packet: 32, 16, 16 bits.
+    place: AtomicU64,
+    mac: AtomicU64,
+}
+
+impl HopCache {
+    /// The answer, if it is of this version; 0 is never a version.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, version: u32) -> Option<Hop> {
+        // Acquire: pairs with the release in `set`.
+        let place = self.place.load(Ordering::Acquire).to_be_bytes();
+        let [v0, v1, v2, v3, _, port, m0, m1] = place;
+        if u32::from_be_bytes([v0, v1, v2, v3]) != version {
+            return None;
+        }
+        let [_, _, mac @ ..] = self.mac.load(Ordering::Relaxed).to_be_bytes();
+        Some(Hop {
+            port: PortIndex::new(port.into())?,
+            mac: Mac(mac),
+            inner_mtu_bytes: u16::from_be_bytes([m0, m1]),
+        })
+    }
+
+    /// Keeps an answer.
+    pub fn set(&self, version: u32, hop: Hop) {
+        let [a, b, c, d, e, f] = hop.mac.0;
+        let mac = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        let place = u64::from(version) << 32
+            | (hop.port.index() as u64) << 16
+            | u64::from(hop.inner_mtu_bytes);
+        self.place.store(0, Ordering::Release);
+        self.mac.store(mac, Ordering::Release);
+        self.place.store(place, Ordering::Release);
+    }
 }
 
 /// Names a static inbound SA, whose SPI was not allocated here.
 type StaticKey = (u32, IpAddr, Vrf);
 
-/// All SAs.
+/// Static SAs by what their packets show.
+type Statics = HashMap<StaticKey, SaId>;
+
+/// All SAs, for workers.
 pub struct Sad {
     geometry: Geometry,
-    rows: Box<[ArcSwapOption<Sa>]>,
-    statics: ArcSwap<HashMap<StaticKey, Arc<Sa>>>,
+    sas: Arc<Slots<Sa>>,
+    keys: Arc<Slots<KeyContext>>,
+    statics: Arc<ArcSwap<Statics>>,
 }
 
+/// What an SA's packet may need of the SAD before anything is known of it.
+const SA_LINES: usize = 2;
+
 impl Sad {
-    /// An empty SAD of this shape.
+    /// An empty SAD of this shape, and the hand that changes it.
     #[must_use]
-    pub fn new(geometry: Geometry) -> Self {
-        let rows = (0..geometry.rows())
-            .map(|_| ArcSwapOption::empty())
-            .collect();
-        Self {
+    pub fn new(geometry: Geometry, quiescence: &Arc<Quiescence>) -> (Self, SadWriter) {
+        let (sas, sas_writer) = Slots::new(geometry.rows(), quiescence);
+        let (keys, keys_writer) = Slots::new(geometry.rows(), quiescence);
+        let statics = Arc::new(ArcSwap::default());
+        let writer = SadWriter {
             geometry,
-            rows,
-            statics: ArcSwap::default(),
-        }
+            sas: sas_writer,
+            keys: keys_writer,
+            statics: Arc::clone(&statics),
+        };
+        let sad = Self {
+            geometry,
+            sas,
+            keys,
+            statics,
+        };
+        (sad, writer)
     }
 
     /// Its shape.
@@ -69,83 +220,161 @@ impl Sad {
     }
 
     /// The SA with this number.
+    #[inline]
     #[must_use]
-    pub fn get(&self, id: SaId) -> Option<Arc<Sa>> {
-        let sa = self.slot(id)?.load();
-        sa.as_ref().filter(|sa| sa.id == id).cloned()
+    pub fn get<'t>(&'t self, id: SaId, turn: &'t Turn<'_>) -> Option<&'t Sa> {
+        self.sas.get(self.geometry.row(id)?, id.0, turn)
+    }
+
+    /// The expanded key of an SA.
+    #[inline]
+    #[must_use]
+    pub fn key<'t>(&'t self, sa: &Sa, turn: &'t Turn<'_>) -> Option<&'t KeyContext> {
+        self.keys.get(sa.row, sa.id.0, turn)
     }
 
     /// The inbound SA that an ESP packet to this local address names. The caller still has to
-    /// compare address, routing instance and encapsulation with the SA's path.
+    /// compare address, routing instance and encapsulation with the SA.
+    #[inline]
     #[must_use]
-    pub fn inbound(&self, vrf: Vrf, local: IpAddr, spi: u32) -> Option<Arc<Sa>> {
-        let allocated = self
-            .get(SaId(spi))
-            .filter(|sa| sa.direction == Direction::Inbound);
-        allocated
-            .filter(|sa| !sa.id.is_static())
-            .or_else(|| self.statics.load().get(&(spi, local, vrf)).cloned())
-    }
-
-    /// Puts an SA into its row. False if this SAD has no such row.
-    pub(super) fn insert(&self, sa: &Arc<Sa>) -> bool {
-        let Some(slot) = self.slot(sa.id) else {
-            return false;
-        };
-        slot.store(Some(Arc::clone(sa)));
-        if sa.id.is_static() && sa.direction == Direction::Inbound {
-            self.change_statics(|statics| {
-                statics.insert(static_key(sa), Arc::clone(sa));
-            });
+    pub fn inbound<'t>(
+        &'t self,
+        vrf: Vrf,
+        local: IpAddr,
+        spi: u32,
+        turn: &'t Turn<'_>,
+    ) -> Option<&'t Sa> {
+        let id = SaId(spi);
+        if !id.is_static()
+            && let Some(sa) = self.get(id, turn)
+            && matches!(sa.way, Way::Inbound { .. })
+        {
+            return Some(sa);
         }
-        true
+        let id = *self.statics.load().get(&(spi, local, vrf))?;
+        self.get(id, turn)
     }
 
-    /// Empties the SA's row.
-    pub(super) fn remove(&self, sa: &Sa) {
-        if let Some(slot) = self.slot(sa.id) {
-            slot.store(None);
-        }
-        if sa.id.is_static() && sa.direction == Direction::Inbound {
-            self.change_statics(|statics| {
-                statics.retain(|_, held| held.id != sa.id);
-            });
-        }
+    /// Asks for what a packet of the SA in this row will touch, its key apart.
+    #[inline]
+    pub fn prefetch(&self, row: u32) {
+        self.sas.prefetch(row, 0, SA_LINES);
     }
 
-    /// True when another static inbound SA has the same SPI, local address and VRF.
-    pub(super) fn collides(&self, sa: &Sa) -> bool {
-        let inbound_static = sa.id.is_static() && sa.direction == Direction::Inbound;
-        let statics = self.statics.load();
-        let held = statics.get(&static_key(sa));
-        inbound_static && held.is_some_and(|held| held.id != sa.id)
+    /// The same for the key: the tag, and what a short packet needs of it.
+    #[inline]
+    pub fn prefetch_key(&self, row: u32, from: usize, lines: usize) {
+        self.keys.prefetch(row, from, lines);
+    }
+}
+
+/// The hand that changes the SAD.
+pub struct SadWriter {
+    geometry: Geometry,
+    sas: SlotsWriter<Sa>,
+    keys: SlotsWriter<KeyContext>,
+    statics: Arc<ArcSwap<Statics>>,
+}
+
+/// An SA that no worker finds any more, but some may still hold.
+#[must_use = "its row stays taken until it is reclaimed"]
+pub struct RemovedSa {
+    sa: Option<Removed>,
+    key: Option<Removed>,
+}
+
+impl SadWriter {
+    /// Its shape.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
     }
 
-    /// Files a static SA anew after its path has changed.
-    pub(super) fn refile(&self, sa: &Arc<Sa>) {
-        self.remove(sa);
-        self.insert(sa);
+    /// The SA with this number.
+    #[must_use]
+    pub fn get(&self, id: SaId) -> Option<&Sa> {
+        self.sas.get(self.geometry.row(id)?, id.0)
     }
 
     /// True when some SA has the row.
-    pub(super) fn is_taken(&self, row: u32) -> bool {
-        let slot = usize::try_from(row).ok().and_then(|row| self.rows.get(row));
-        slot.is_some_and(|slot| slot.load().is_some())
+    #[must_use]
+    pub fn is_taken(&self, row: u32) -> bool {
+        self.sas.is_taken(row)
     }
 
-    fn slot(&self, id: SaId) -> Option<&ArcSwapOption<Sa>> {
-        let row = self.geometry.row(id)?;
-        self.rows.get(usize::try_from(row).ok()?)
+    /// Puts an SA into its row. False if this SAD has no such row, or it is taken.
+    pub fn insert(&mut self, sa: Sa, key: KeyContext) -> bool {
+        let (row, id) = (sa.row, sa.id);
+        if self.sas.is_taken(row) || !self.keys.insert(row, id.0, key) {
+            return false;
+        }
+        self.file(&sa);
+        self.sas.insert(row, id.0, sa)
     }
 
-    fn change_statics(&self, change: impl FnOnce(&mut HashMap<StaticKey, Arc<Sa>>)) {
-        let mut statics = HashMap::clone(&self.statics.load());
+    /// Puts a new version of an SA in the place of the old one. False if there is none.
+    pub fn replace(&mut self, sa: Sa) -> bool {
+        let id = sa.id;
+        self.unfile(id);
+        self.file(&sa);
+        self.sas.replace(sa.row, id.0, sa)
+    }
+
+    /// Empties the SA's row.
+    pub fn remove(&mut self, id: SaId) -> RemovedSa {
+        self.unfile(id);
+        let row = self.geometry.row(id);
+        RemovedSa {
+            sa: row.and_then(|row| self.sas.remove(row, id.0)),
+            key: row.and_then(|row| self.keys.remove(row, id.0)),
+        }
+    }
+
+    /// Frees the row of a removed SA and wipes its key, if no worker can hold it any more.
+    ///
+    /// # Errors
+    /// What is left to be reclaimed.
+    pub fn reclaim(&mut self, removed: RemovedSa) -> Result<(), RemovedSa> {
+        let sa = removed.sa.and_then(|sa| self.sas.reclaim(sa).err());
+        let key = removed.key.and_then(|key| self.keys.reclaim(key).err());
+        if sa.is_none() && key.is_none() {
+            return Ok(());
+        }
+        Err(RemovedSa { sa, key })
+    }
+
+    /// True when another static inbound SA has the same SPI, local address and VRF.
+    #[must_use]
+    pub fn collides(&self, sa: &Sa) -> bool {
+        let statics = self.statics.load();
+        static_key(sa).is_some_and(|key| statics.get(&key).is_some_and(|held| *held != sa.id))
+    }
+
+    /// Static inbound SAs are found by what their packets show.
+    fn file(&self, sa: &Sa) {
+        if let Some(key) = static_key(sa) {
+            self.change_statics(|statics| {
+                statics.insert(key, sa.id);
+            });
+        }
+    }
+
+    fn unfile(&self, id: SaId) {
+        if id.is_static() {
+            self.change_statics(|statics| statics.retain(|_, held| *held != id));
+        }
+    }
+
+    fn change_statics(&self, change: impl FnOnce(&mut Statics)) {
+        let mut statics = Statics::clone(&self.statics.load());
         change(&mut statics);
         self.statics.store(Arc::new(statics));
     }
 }
 
-fn static_key(sa: &Sa) -> StaticKey {
-    let path = sa.child.settings().path.load();
-    (sa.spi, path.local, path.vrf)
+fn static_key(sa: &Sa) -> Option<StaticKey> {
+    match sa.way {
+        Way::Inbound { local, .. } if sa.id.is_static() => Some((sa.spi, local, sa.vrf)),
+        _ => None,
+    }
 }

@@ -7,24 +7,28 @@
 mod commit;
 mod list;
 mod objects;
+mod slots;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use api::id::{ChildId, PathId, PolicyId, SaId, Vrf};
+use api::id::{ChildId, Geometry, PathId, PolicyId, SaId, Vrf};
 use api::record::{Command, Field, FieldError, Policy, Row, SaInfo, Status, Table};
 use api::state::Elders;
 use api::window::WindowSlot;
 
 use super::child::{Child, PathSlot};
 use super::fib::{Fib, Locals, Neighbours, Route};
-use super::sad::Sa;
+use super::sad::{RemovedSa, SadWriter};
 use super::{Snapshot, Tables};
 use crate::port::{Mac, PortIndex};
+use crate::quiescence::Grace;
 use crate::state::{Rows, State};
+pub(super) use slots::MAX_SLOTS as MAX_CHILDREN;
+use slots::Slots;
 
 /// What came of a command.
 #[derive(Debug, PartialEq)]
@@ -56,19 +60,25 @@ impl From<FieldError> for Outcome {
 
 struct PathEntry {
     slot: Arc<PathSlot>,
-    children: usize,
+    children: Vec<ChildId>,
 }
 
 struct ChildEntry {
     child: Arc<Child>,
-    sas: HashSet<SaId>,
+    sas: Vec<SaId>,
     /// Policies that name it, committed or staged.
     policies: usize,
 }
 
-struct SaEntry {
-    sa: Arc<Sa>,
-    info: SaInfo,
+/// An SA as the control thread knows it.
+pub struct SaEntry {
+    /// What it was made with, the present limits included.
+    pub info: SaInfo,
+    /// Its row in the SAD and in the state region.
+    pub row: u32,
+    /// The child it belongs to.
+    pub child: Arc<Child>,
+    window: Option<WindowSlot>,
 }
 
 /// Policies between `Begin` and `Commit`, and with `resync` what was named meanwhile.
@@ -89,35 +99,44 @@ struct Named {
 /// The control thread's hand on the tables.
 pub struct TablesWriter {
     tables: Arc<Tables>,
+    sad: SadWriter,
     rows: Rows,
     next: Snapshot,
     dirty: bool,
     paths: HashMap<PathId, PathEntry>,
     children: HashMap<ChildId, ChildEntry>,
+    slots: Slots,
     sas: HashMap<SaId, SaEntry>,
     policies: BTreeMap<PolicyId, Policy>,
     policies_changed: bool,
     stage: Option<Stage>,
-    /// Rows of deleted SAs that a worker may still hold.
-    draining: HashMap<u32, Option<WindowSlot>>,
+    /// Old versions that a worker may still look at: the control thread frees them, not the worker
+    /// that happens to be the last, for a large one takes many milliseconds.
+    retired: VecDeque<(Grace, Arc<Snapshot>)>,
+    /// Deleted SAs that a worker may still hold, by row.
+    draining: HashMap<u32, (RemovedSa, Option<WindowSlot>)>,
 }
 
 impl TablesWriter {
-    /// The writer of these tables, of which there is one, and of the SAs' rows.
+    /// Empty tables of this shape for this many workers, their one writer, and that of the SAs' rows.
     #[must_use]
-    pub fn new(tables: Arc<Tables>, state: Arc<State>) -> Self {
+    pub fn new(geometry: Geometry, workers: u8, state: Arc<State>) -> Self {
+        let (tables, sad) = Tables::new(geometry, workers);
         let next = Snapshot::clone(&tables.snapshot());
         Self {
-            tables,
+            tables: Arc::new(tables),
+            sad,
             rows: Rows::new(state),
             next,
             dirty: false,
             paths: HashMap::new(),
             children: HashMap::new(),
+            slots: Slots::default(),
             sas: HashMap::new(),
             policies: BTreeMap::new(),
             policies_changed: false,
             stage: None,
+            retired: VecDeque::new(),
             draining: HashMap::new(),
         }
     }
@@ -156,8 +175,10 @@ impl TablesWriter {
         }
     }
 
-    /// Makes committed policies and mirrored state visible to workers, as one version.
+    /// Makes committed policies and mirrored state visible to workers, as one version. To be called
+    /// also when nothing changed: it frees old versions.
     pub fn publish(&mut self) {
+        self.free_retired();
         if self.policies_changed {
             self.next.policies = Arc::new(self.link_policies());
             self.policies_changed = false;
@@ -165,21 +186,32 @@ impl TablesWriter {
         }
         if self.dirty {
             self.next.version += 1;
-            self.tables.snapshot.store(Arc::new(self.next.clone()));
+            let old = self.tables.snapshot.swap(Arc::new(self.next.clone()));
+            let grace = self.tables.quiescence.grace();
+            self.retired.push_back((grace, old));
             self.dirty = false;
         }
+        self.slots.published(&self.tables.quiescence);
+    }
+
+    /// Frees versions that no worker looks at any more.
+    fn free_retired(&mut self) {
+        let quiescence = &self.tables.quiescence;
+        let passed = |(grace, _): &&(Grace, _)| grace.passed(quiescence);
+        let passed = self.retired.iter().take_while(passed).count();
+        self.retired.drain(..passed);
     }
 
     /// Replaces all routes.
     pub fn set_routes(&mut self, routes: impl IntoIterator<Item = Route>) {
         self.next.fib = Arc::new(Fib::new(routes));
-        self.dirty = true;
+        self.hops_changed();
     }
 
     /// Replaces all neighbours.
     pub fn set_neighbours(&mut self, neighbours: Neighbours) {
         self.next.neighbours = Arc::new(neighbours);
-        self.dirty = true;
+        self.hops_changed();
     }
 
     /// Sets one neighbour, or with `None` forgets it.
@@ -189,7 +221,7 @@ impl TablesWriter {
             Some(mac) => neighbours.insert((port, address), mac),
             None => neighbours.remove(&(port, address)),
         };
-        self.dirty = true;
+        self.hops_changed();
     }
 
     /// Replaces the gateway's own addresses.
@@ -198,16 +230,29 @@ impl TablesWriter {
         addresses: impl IntoIterator<Item = (Vrf, IpAddr, Option<PortIndex>)>,
     ) {
         self.next.locals = Arc::new(Locals::new(addresses));
-        self.dirty = true;
+        self.hops_changed();
     }
 
-    /// Frees the row of a deleted SA. Call after the grace period, before it is reported.
+    /// What workers remember of routes and neighbours is out of date with the next version.
+    fn hops_changed(&mut self) {
+        self.dirty = true;
+        self.next.hops_version = self.next.hops_version.wrapping_add(1).max(1);
+    }
+
+    /// Frees the row of a deleted SA. Call after the grace period, before it is reported: earlier
+    /// it does nothing.
     pub fn release(&mut self, id: SaId) {
-        let Some(row) = self.tables.sad.geometry().row(id) else {
+        let Some(row) = self.sad.geometry().row(id) else {
             return;
         };
-        if let Some(window) = self.draining.remove(&row) {
-            self.rows.release(row, window);
+        let Some((removed, window)) = self.draining.remove(&row) else {
+            return;
+        };
+        match self.sad.reclaim(removed) {
+            Ok(()) => self.rows.release(row, window),
+            Err(removed) => {
+                self.draining.insert(row, (removed, window));
+            }
         }
     }
 

@@ -1,7 +1,6 @@
 //! ICMP errors of our own: too big and time exceeded, back to where the packet came from.
 
 use api::counters::DropReason;
-use dpdk::Mbuf;
 use esp::ether;
 use esp::icmp;
 use esp::ip::{Family, IpPacket};
@@ -39,39 +38,39 @@ impl From<DropReason> for Refusal {
 }
 
 /// Drops the packet and tells its sender, if it can be told: out of the port it came from, or into
-/// the twin. The answer takes over the packet's buffer.
+/// the twin. The answer takes over the packet's buffer. Gives the exit for what is in it.
+#[cold]
 pub(super) fn refuse(
     view: &View<'_>,
     exits: &mut Exits,
-    packet: Packet,
-    ip: &IpPacket,
+    packet: &mut Packet,
     refusal: Refusal,
-) {
+) -> Exit {
     let Refusal { reason, answer } = refusal;
     let Some(answer) = answer.filter(|_| packet.origin != Origin::Tunnel) else {
-        return exits.discard(packet, reason);
+        return reason.into();
     };
     let mut error = [0; icmp::MAX_V6_BYTES];
-    let Some(len) = build(view, &packet, ip, answer, &mut error) else {
-        return exits.discard(packet, reason);
+    let Ok(ip) = IpPacket::parse(packet.network()) else {
+        return reason.into();
+    };
+    let Some(len) = build(view, packet, &ip, answer, &mut error) else {
+        return reason.into();
     };
     if !exits.may_answer() {
-        return exits.discard(packet, DropReason::LimitIcmp);
+        return DropReason::LimitIcmp.into();
     }
     let answered = if reason == DropReason::TooBig {
         DropReason::TooBigAnswered
     } else {
         reason
     };
-    let mut reply = exits.reuse(packet, answered);
+    exits.reused(answered);
     let error = error.get(..len).unwrap_or_default();
-    match write(view, &mut reply, ip.family, error) {
-        Some(()) if reply.origin == Origin::Twin => exits.leave(reply, Exit::ToTwin),
-        Some(()) => {
-            let port = reply.port;
-            exits.leave(reply, Exit::Transmit(port));
-        }
-        None => exits.discard(reply, DropReason::NoHeadroom),
+    match write(view, packet, ip.family, error) {
+        Some(()) if packet.origin == Origin::Twin => Exit::ToTwin,
+        Some(()) => Exit::Transmit(packet.port),
+        None => DropReason::NoHeadroom.into(),
     }
 }
 
@@ -103,7 +102,9 @@ fn build(
 fn write(view: &View<'_>, reply: &mut Packet, family: Family, error: &[u8]) -> Option<()> {
     let ours = view.port(reply.port)?.mac.0;
     let sender = *reply.bytes().get(6..)?.first_chunk::<6>()?;
-    resize(reply.frame_mut()?, ETHERNET_BYTES + error.len())?;
+    reply
+        .frame_mut()?
+        .reframe(0, ETHERNET_BYTES + error.len())?;
     let ethertype = match family {
         Family::V4 => ether::IPV4,
         Family::V6 => ether::IPV6,
@@ -111,11 +112,4 @@ fn write(view: &View<'_>, reply: &mut Packet, family: Family, error: &[u8]) -> O
     ether::write(reply.bytes_mut(), sender, ours, ethertype)?;
     reply.network_mut().copy_from_slice(error);
     Some(())
-}
-
-fn resize(frame: &mut Mbuf, len: usize) -> Option<()> {
-    match frame.len().checked_sub(len) {
-        Some(excess) => frame.trim(excess),
-        None => frame.append(len - frame.len()).map(|_| ()),
-    }
 }

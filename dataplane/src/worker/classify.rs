@@ -1,18 +1,17 @@
 //! One look at a frame: what it is and whose business it is. Pure functions on bytes.
 
-use std::net::IpAddr;
-use std::ops::Range;
-
 use api::counters::DropReason;
 use api::id::Vrf;
 use esp::decap::{self, DecapError, InUdp};
 use esp::ether::{self, Ethernet, EthernetError};
+use esp::head::{self, Head};
 use esp::ip::{Family, Fragment, IpError, IpPacket, Ports};
 use esp::protocol;
 
+use super::flight::Lane;
 use crate::links::Class;
 use crate::packet::ETHERNET_BYTES;
-use crate::port::PortInfo;
+use crate::port::{Mac, PortInfo};
 use crate::tables::fib::Locals;
 
 /// UDP port of IKE (RFC 7296 2).
@@ -26,109 +25,169 @@ const ND_TYPES: std::ops::RangeInclusive<u8> = 133..=137;
 /// ARP for IPv4 over Ethernet, in bytes (RFC 826).
 const ARP_BYTES: usize = 28;
 
-/// What a frame off the wire is.
-#[derive(Debug, PartialEq)]
+/// What a frame off the wire is; the lane says the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sorted {
     /// For Linux, whatever the policies say.
     Exception(Class),
     /// ESP for one of the gateway's addresses.
-    Esp(EspPacket),
+    Esp,
     /// Anything else that is IP.
-    Clear(ClearPacket),
+    Clear,
 }
 
-/// An ESP packet, not looked into yet. The range is in bytes of the outer IP packet.
-#[derive(Debug, PartialEq)]
-pub(super) struct EspPacket {
-    pub(super) outer: IpPacket,
-    pub(super) esp: Range<usize>,
-    /// UDP source and destination port where it is encapsulated.
-    pub(super) udp: Option<(u16, u16)>,
-}
-
-/// A clear IP packet.
-#[derive(Debug, PartialEq)]
-pub(super) struct ClearPacket {
-    pub(super) ip: IpPacket,
-    /// For the gateway itself, or for a group that it may belong to.
-    pub(super) to_us: bool,
+/// What a frame from Linux is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FromTwin {
+    /// ARP, neighbour discovery, or of an IKE socket of ours: goes out as it is.
+    Implicit,
+    /// Has to pass the SPD.
+    Clear,
 }
 
 /// Sorts a frame that a port received.
+#[inline(always)]
 pub(super) fn wire(
-    frame: &[u8],
+    lane: &mut Lane<'_>,
     port: &PortInfo,
-    vrf: Vrf,
     locals: &Locals,
 ) -> Result<Sorted, DropReason> {
-    let ethernet = ethernet(frame)?;
+    let frame = lane.packet.bytes();
+    if let Some(head) = plain(frame, port.mac) {
+        lane.head = head;
+        return sort_v4(lane, locals);
+    }
+    any(lane, port, locals)
+}
+
+/// The usual frame, told by one masked compare: to the port's address, untagged, IPv4 without
+/// options. What is wrong with any other frame is for [`any`] to say.
+#[inline(always)]
+fn plain(frame: &[u8], mac: Mac) -> Option<Head> {
+    let header = frame.first_chunk::<16>()?;
+    let (destination, source, kind) = split(u128::from_be_bytes(*header));
+    let own = u64::from_be_bytes(mac_bytes(mac));
+    // From ourselves is a loop, which `any` counts.
+    if (destination ^ own) | (kind ^ 0x08_0045) != 0 || source == own {
+        return None;
+    }
+    Head::parse_as(Family::V4, frame.get(ETHERNET_BYTES..)?).ok()
+}
+
+/// Destination and source address, and type with the byte behind it.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "masked to 48 and 24 bits")]
+const fn split(header: u128) -> (u64, u64, u64) {
+    const MAC: u128 = (1 << 48) - 1;
+    let (destination, source) = ((header >> 80) & MAC, (header >> 32) & MAC);
+    (
+        destination as u64,
+        source as u64,
+        ((header >> 8) & 0xff_ffff) as u64,
+    )
+}
+
+#[inline]
+const fn mac_bytes(mac: Mac) -> [u8; 8] {
+    let [a, b, c, d, e, f] = mac.0;
+    [0, 0, a, b, c, d, e, f]
+}
+
+/// Sorts any frame.
+#[cold]
+fn any(lane: &mut Lane<'_>, port: &PortInfo, locals: &Locals) -> Result<Sorted, DropReason> {
+    let ethernet = ethernet(lane.packet.bytes())?;
     if !ethernet.is_group() && ethernet.destination != port.mac.0 {
         return Err(DropReason::NotForUs);
     }
     if ethernet.source == port.mac.0 {
         return Err(DropReason::OwnFrame);
     }
-    let packet = frame.get(ETHERNET_BYTES..).unwrap_or_default();
+    let packet = lane.packet.network();
     let Some(family) = family(&ethernet, packet)? else {
         return Ok(Sorted::Exception(Class::Neighbour));
     };
     let ip = parse(family, packet)?;
-    let to_us = locals.contains(vrf, ip.destination) || ip.destination_is_group();
-    if to_us && is_neighbour_discovery(&ip) {
+    lane.head = Head::of(&ip).map_err(|error| ip_reason(family, error))?;
+    let to_us = locals.contains(lane.packet.vrf, ip.destination) || ip.destination_is_group();
+    if to_us && is_neighbour_discovery(&lane.head) {
         return Ok(Sorted::Exception(Class::Neighbour));
     }
+    if ethernet.is_group() && ip.source_is_unicast() && !ip.destination_is_group() {
+        return Err(DropReason::Broadcast);
+    }
+    match family {
+        Family::V4 => sort_v4(lane, locals),
+        Family::V6 => sort_v6(lane, &ip, locals),
+    }
+}
+
+/// Sorts an IPv4 packet that came to the port's own address or a group's.
+#[inline(always)]
+fn sort_v4(lane: &mut Lane<'_>, locals: &Locals) -> Result<Sorted, DropReason> {
+    let (source, destination) = head::addresses_v4(lane.packet.network());
+    if !is_unicast_source_v4(source) {
+        return Err(DropReason::BadAddress);
+    }
+    if locals.contains_v4(lane.packet.vrf, destination) {
+        return for_gateway(lane);
+    }
+    lane.to_us = is_group_v4(destination);
+    if !lane.to_us && (is_link_local_v4(source) || is_link_local_v4(destination)) {
+        return Err(DropReason::LinkLocal);
+    }
+    Ok(Sorted::Clear)
+}
+
+fn sort_v6(lane: &mut Lane<'_>, ip: &IpPacket, locals: &Locals) -> Result<Sorted, DropReason> {
     if !ip.source_is_unicast() {
         return Err(DropReason::BadAddress);
     }
-    if ethernet.is_group() && !ip.destination_is_group() {
-        return Err(DropReason::Broadcast);
+    if locals.contains(lane.packet.vrf, ip.destination) {
+        return for_gateway(lane);
     }
-    if locals.contains(vrf, ip.destination) {
-        return for_gateway(ip, packet);
-    }
-    if !to_us && (is_link_local(ip.source) || is_link_local(ip.destination)) {
+    lane.to_us = ip.destination_is_group();
+    let (source, destination) = head::addresses_v6(lane.packet.network());
+    if !lane.to_us && (is_link_local_v6(source) || is_link_local_v6(destination)) {
         return Err(DropReason::LinkLocal);
     }
-    Ok(Sorted::Clear(ClearPacket { ip, to_us }))
-}
-
-/// What a frame from Linux is.
-#[derive(Debug, PartialEq)]
-pub(super) enum FromTwin {
-    /// ARP, neighbour discovery, or of an IKE socket of ours: goes out as it is.
-    Implicit,
-    /// Has to pass the SPD.
-    Clear(ClearPacket),
+    Ok(Sorted::Clear)
 }
 
 /// Sorts a frame that Linux sent through a twin.
-pub(super) fn twin(frame: &[u8], vrf: Vrf, locals: &Locals) -> Result<FromTwin, DropReason> {
-    let ethernet = ethernet(frame)?;
-    let packet = frame.get(ETHERNET_BYTES..).unwrap_or_default();
+pub(super) fn twin(lane: &mut Lane<'_>, locals: &Locals) -> Result<FromTwin, DropReason> {
+    let ethernet = ethernet(lane.packet.bytes())?;
+    let packet = lane.packet.network();
     let Some(family) = family(&ethernet, packet)? else {
         return Ok(FromTwin::Implicit);
     };
     let ip = parse(family, packet)?;
-    let ike = matches!(
+    lane.head = Head::of(&ip).map_err(|error| ip_reason(family, error))?;
+    if is_ike(&ip, lane.packet.vrf, locals) || is_neighbour_discovery(&lane.head) {
+        return Ok(FromTwin::Implicit);
+    }
+    Ok(FromTwin::Clear)
+}
+
+/// Of an IKE socket of the gateway's own.
+fn is_ike(ip: &IpPacket, vrf: Vrf, locals: &Locals) -> bool {
+    let from_ike = matches!(
         ip.ports,
         Ports::Pair {
             source: IKE_PORT | NAT_PORT,
             ..
         }
-    ) && ip.protocol == protocol::UDP
+    );
+    from_ike
+        && ip.protocol == protocol::UDP
         && ip.fragment == Fragment::No
-        && locals.contains(vrf, ip.source);
-    if ike || is_neighbour_discovery(&ip) {
-        return Ok(FromTwin::Implicit);
-    }
-    Ok(FromTwin::Clear(ClearPacket { ip, to_us: false }))
+        && locals.contains(vrf, ip.source)
 }
 
 /// Sorts a decrypted packet that another worker handed over.
-pub(super) fn tunnel(frame: &[u8]) -> Result<Sorted, DropReason> {
-    let packet = frame.get(ETHERNET_BYTES..).unwrap_or_default();
-    let ip = IpPacket::parse(packet).map_err(|_| DropReason::Internal)?;
-    Ok(Sorted::Clear(ClearPacket { ip, to_us: false }))
+pub(super) fn tunnel(lane: &mut Lane<'_>) -> Result<Sorted, DropReason> {
+    lane.head = Head::parse(lane.packet.network()).map_err(|_| DropReason::Internal)?;
+    Ok(Sorted::Clear)
 }
 
 fn ethernet(frame: &[u8]) -> Result<Ethernet, DropReason> {
@@ -155,17 +214,21 @@ fn family(ethernet: &Ethernet, payload: &[u8]) -> Result<Option<Family>, DropRea
 }
 
 fn parse(family: Family, packet: &[u8]) -> Result<IpPacket, DropReason> {
-    IpPacket::parse_as(family, packet).map_err(|error| match (family, error) {
+    IpPacket::parse_as(family, packet).map_err(|error| ip_reason(family, error))
+}
+
+fn ip_reason(family: Family, error: IpError) -> DropReason {
+    match (family, error) {
         (_, IpError::Checksum) => DropReason::Ipv4Checksum,
         (_, IpError::Extension | IpError::ExtensionOrder) => DropReason::Ipv6Extension,
         (_, IpError::Fragment) => DropReason::Fragment,
         (Family::V4, _) => DropReason::MalformedIpv4,
         (Family::V6, _) => DropReason::MalformedIpv6,
-    })
+    }
 }
 
 /// RFC 4861: solicitations, advertisements and redirects that were sent on this very link.
-fn is_neighbour_discovery(ip: &IpPacket) -> bool {
+fn is_neighbour_discovery(ip: &Head) -> bool {
     let Ports::TypeCode(type_code) = ip.ports else {
         return false;
     };
@@ -176,65 +239,83 @@ fn is_neighbour_discovery(ip: &IpPacket) -> bool {
         && ND_TYPES.contains(&kind)
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
+/// As [`IpPacket::source_is_unicast`].
+#[inline]
+const fn is_unicast_source_v4(source: u32) -> bool {
+    let first = source >> 24;
+    first != 0 && first != 127 && first < 224
+}
+
+/// Multicast and the limited broadcast address.
+#[inline]
+pub(super) const fn is_group_v4(address: u32) -> bool {
+    address >> 28 == 0xe || address == u32::MAX
+}
+
+#[inline]
+const fn is_link_local_v4(address: u32) -> bool {
+    address >> 16 == 0xa9fe
+}
+
+const fn is_link_local_v6(address: u128) -> bool {
+    address >> 118 == 0x3fa
 }
 
 /// Sorts a packet for one of the gateway's own addresses.
-fn for_gateway(ip: IpPacket, packet: &[u8]) -> Result<Sorted, DropReason> {
-    match ip.protocol {
+#[inline(always)]
+fn for_gateway(lane: &mut Lane<'_>) -> Result<Sorted, DropReason> {
+    lane.to_us = true;
+    match lane.head.protocol {
         protocol::ESP => {
-            let esp = decap::esp_plain(&ip).map_err(esp_reason)?;
-            Ok(Sorted::Esp(EspPacket {
-                outer: ip,
-                esp,
-                udp: None,
-            }))
+            let esp = decap::esp_plain(&lane.head).map_err(esp_reason)?;
+            found_esp(lane, &esp, None)
         }
         protocol::AH => Err(DropReason::AhUnsupported),
-        protocol::UDP => for_udp(ip, packet),
-        _ => Ok(Sorted::Clear(ClearPacket { ip, to_us: true })),
+        protocol::UDP => for_udp(lane),
+        _ => Ok(Sorted::Clear),
     }
 }
 
-fn for_udp(ip: IpPacket, packet: &[u8]) -> Result<Sorted, DropReason> {
+fn for_udp(lane: &mut Lane<'_>) -> Result<Sorted, DropReason> {
     let Ports::Pair {
         source,
         destination,
-    } = ip.ports
+    } = lane.head.ports
     else {
-        return Ok(Sorted::Clear(ClearPacket { ip, to_us: true }));
+        return Ok(Sorted::Clear);
     };
+    let packet = lane.packet.network();
     match destination {
         // Linux looks at length and checksum.
-        IKE_PORT if ip.fragment == Fragment::No => {
-            let message = ip
-                .l4(packet)
-                .get(esp::UDP_HEADER_BYTES..)
-                .unwrap_or_default();
+        IKE_PORT if lane.head.fragment == Fragment::No => {
+            let datagram = lane.head.l4(packet);
+            let message = datagram.get(esp::UDP_HEADER_BYTES..).unwrap_or_default();
             Ok(Sorted::Exception(ike_class(message)))
         }
         IKE_PORT => Err(DropReason::Fragment),
-        NAT_PORT => match decap::esp_in_udp(&ip, packet).map_err(esp_reason)? {
+        NAT_PORT => match decap::esp_in_udp(&lane.head, packet).map_err(esp_reason)? {
             InUdp::Keepalive => Err(DropReason::Keepalive),
             InUdp::Ike(message) => {
                 let message = packet.get(message).unwrap_or_default();
                 Ok(Sorted::Exception(ike_class(message)))
             }
-            InUdp::Esp(esp) => {
-                let udp = Some((source, destination));
-                Ok(Sorted::Esp(EspPacket {
-                    outer: ip,
-                    esp,
-                    udp,
-                }))
-            }
+            InUdp::Esp(esp) => found_esp(lane, &esp, Some(source)),
         },
-        _ => Ok(Sorted::Clear(ClearPacket { ip, to_us: true })),
+        _ => Ok(Sorted::Clear),
     }
+}
+
+#[inline(always)]
+fn found_esp(
+    lane: &mut Lane<'_>,
+    esp: &std::ops::Range<usize>,
+    udp_source: Option<u16>,
+) -> Result<Sorted, DropReason> {
+    let short = |n: usize| u16::try_from(n).map_err(|_| DropReason::MalformedEsp);
+    lane.esp = (short(esp.start)?, short(esp.end)?);
+    lane.udp_source = udp_source;
+    lane.outer_tos = lane.head.tos;
+    Ok(Sorted::Esp)
 }
 
 /// The class of an IKE message (RFC 7296 3.1): what it costs us to answer it.
@@ -260,6 +341,7 @@ fn ike_class(message: &[u8]) -> Class {
 }
 
 /// The reason for what is wrong with an ESP packet.
+#[cold]
 pub(super) fn esp_reason(error: DecapError) -> DropReason {
     match error {
         DecapError::Fragment => DropReason::Fragment,

@@ -1,96 +1,72 @@
-//! The seam between stages and crypto: a batch is lent to an engine, and comes back.
+//! The seam between stages and crypto: flights are handed in with the lanes that want it, and come
+//! back with a verdict for each.
 //!
-//! The engine here does the work at once. One that lends batches to idle cores or to hardware has
-//! the same two calls; a lent batch owns all it needs, keys included, so nothing is freed under it.
-
-use std::collections::VecDeque;
+//! The engine here does the work at once.
 
 use arrayvec::ArrayVec;
-use crypto::{KeyContext, Op};
+use crypto::Op;
 use dpdk::BATCH_SIZE;
-use esp::Protected;
+use esp::{ESP_HEADER_BYTES, IV_BYTES};
 
-use super::inbound::InboundBatch;
-use super::outbound::OutboundBatch;
-use crate::packet::Packet;
+use super::flight::{Flight, Lane, Set};
 
-/// A batch on loan.
-pub(super) enum Lent {
-    /// To be opened.
-    Inbound(InboundBatch),
-    /// To be sealed.
-    Outbound(OutboundBatch),
+/// Encrypts the lanes of a set; gives those that could be.
+pub(super) fn seal(flight: &mut Flight<'_>, set: Set) -> Set {
+    run(flight, set, seal_op, crypto::seal)
 }
 
-/// A packet that wants crypto.
-pub(super) trait Cryptic {
-    /// What of the packet, or `None` if nothing.
-    fn protected(&self) -> Option<&Protected>;
-    /// The packet.
-    fn packet_mut(&mut self) -> &mut Packet;
-    /// Called with the verdict.
-    fn set_ok(&mut self, ok: bool);
+/// Decrypts the lanes of a set; gives those whose ICV was right.
+pub(super) fn open(flight: &mut Flight<'_>, set: Set) -> Set {
+    run(flight, set, open_op, crypto::open)
 }
 
-/// Does the crypto of lent batches, in order.
-#[derive(Default)]
-pub(super) struct Engine {
-    done: VecDeque<Lent>,
-}
-
-impl Engine {
-    /// Takes a batch.
-    pub(super) fn submit(&mut self, mut batch: Lent) {
-        match &mut batch {
-            Lent::Inbound(batch) => {
-                let groups = &batch.groups;
-                let key = |group: usize| groups.get(group).map(|group| &*group.sa.key);
-                run(&mut batch.items, |item| key(item.group), crypto::open);
-            }
-            Lent::Outbound(batch) => {
-                let groups = &batch.groups;
-                let key = |group: usize| groups.get(group).map(|group| &*group.sa.key);
-                run(&mut batch.items, |item| key(item.group), crypto::seal);
-            }
+#[inline(always)]
+fn run<'f, 't>(
+    flight: &'f mut Flight<'t>,
+    set: Set,
+    op: impl Fn(&'f mut Lane<'t>) -> Option<Op<'f>>,
+    call: impl FnOnce(&mut [Op<'f>]),
+) -> Set {
+    let mut ops: ArrayVec<Op<'f>, BATCH_SIZE> = ArrayVec::new();
+    let mut asked = Set::default();
+    for (number, lane) in flight.lanes.iter_mut().enumerate() {
+        if !set.has(number) {
+            continue;
         }
-        self.done.push_back(batch);
-    }
-
-    /// Gives back the batch that was lent first, if it is done.
-    pub(super) fn complete(&mut self) -> Option<Lent> {
-        self.done.pop_front()
-    }
-}
-
-/// One crypto call for each 64 packets.
-fn run<'k, T: Cryptic>(
-    items: &mut [T],
-    key: impl Fn(&T) -> Option<&'k KeyContext>,
-    call: impl Fn(&mut [Op<'_>]),
-) {
-    for chunk in items.chunks_mut(BATCH_SIZE) {
-        let mut ops: ArrayVec<Op<'_>, BATCH_SIZE> = ArrayVec::new();
-        let mut asked = 0_u64;
-        for (place, item) in chunk.iter_mut().enumerate() {
-            let key = key(item);
-            if let Some(op) = op(item, key) {
-                ops.push(op);
-                asked |= 1 << place;
-            }
-        }
-        call(&mut ops);
-        let verdicts: ArrayVec<bool, BATCH_SIZE> = ops.iter().map(Op::ok).collect();
-        drop(ops);
-        let mut verdicts = verdicts.into_iter();
-        for (place, item) in chunk.iter_mut().enumerate() {
-            let was_asked = asked & (1 << place) != 0;
-            item.set_ok(was_asked && verdicts.next() == Some(true));
+        if let Some(op) = op(lane) {
+            ops.push(op);
+            asked.insert(number);
         }
     }
+    call(&mut ops);
+    let mut good = Set::default();
+    for (number, op) in asked.zip(&ops) {
+        if op.ok() {
+            good.insert(number);
+        }
+    }
+    good
 }
 
-fn op<'a, T: Cryptic>(item: &'a mut T, key: Option<&'a KeyContext>) -> Option<Op<'a>> {
-    let Protected { data, iv, aad } = item.protected()?.clone();
-    let bytes = item.packet_mut().network_mut().get_mut(data)?;
-    Op::new(key?, iv, aad, bytes).ok()
+/// An encapsulated packet: all behind outer headers, ESP header and IV (RFC 4106 3).
+#[inline(always)]
+fn seal_op<'a>(lane: &'a mut Lane<'_>) -> Option<Op<'a>> {
+    let (sa, key) = (lane.sa?, lane.key?);
+    let start = sa.tunnel.as_ref()?.prepend();
+    let aad = esp::aad(sa.spi, lane.sequence, sa.esn());
+    let iv = lane.sequence.to_be_bytes();
+    let data = lane.packet.network_mut().get_mut(start..)?;
+    Op::new(key, iv, aad, data).ok()
+}
+
+/// A received packet: all behind ESP header and IV.
+#[inline(always)]
+fn open_op<'a>(lane: &'a mut Lane<'_>) -> Option<Op<'a>> {
+    let (sa, key) = (lane.sa?, lane.key?);
+    let aad = esp::aad(sa.spi, lane.sequence, sa.esn());
+    let esp = usize::from(lane.esp.0)..usize::from(lane.esp.1);
+    let packet = lane.packet.network_mut().get_mut(esp)?;
+    let (_, behind) = packet.split_first_chunk_mut::<ESP_HEADER_BYTES>()?;
+    let (iv, data) = behind.split_first_chunk_mut::<IV_BYTES>()?;
+    Op::new(key, *iv, aad, data).ok()
 }

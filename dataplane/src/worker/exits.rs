@@ -53,6 +53,8 @@ impl From<DropReason> for Exit {
 struct Outgoing {
     queue: Option<TxQueue>,
     batch: Batch,
+    /// Bytes in the batch.
+    bytes: u64,
 }
 
 /// All exits of one worker, and its counters.
@@ -60,6 +62,8 @@ pub(super) struct Exits {
     pub(super) counts: Counts,
     pub(super) links: WorkerLinks,
     outgoing: Vec<Outgoing>,
+    /// Ports whose batch is not empty, one bit each.
+    waiting: u32,
     /// `None` is no limit.
     classes: [Option<TokenBucket>; Class::COUNT],
     /// Frames that wait for a next hop's address: a flood to one that never answers must leave room
@@ -88,6 +92,7 @@ impl Exits {
             counts: Counts::new(),
             links,
             outgoing: (0..MAX_PORTS).map(|_| Outgoing::default()).collect(),
+            waiting: 0,
             classes: rates.map(bucket),
             held: bucket(limits.neighbour),
             icmp_errors: TokenBucket::new(ICMP_ERRORS_PER_S, ICMP_ERRORS_BURST),
@@ -108,6 +113,7 @@ impl Exits {
     }
 
     /// Ends a packet's way.
+    #[inline(never)]
     pub(super) fn leave(&mut self, packet: Packet, exit: Exit) {
         match exit {
             Exit::Drop(reason) => self.discard(packet, reason),
@@ -138,22 +144,31 @@ impl Exits {
     }
 
     /// Sends a finished frame.
-    fn transmit(&mut self, packet: Packet, port: PortIndex) {
+    #[inline]
+    pub(super) fn transmit(&mut self, packet: Packet, port: PortIndex) {
         let Some(frame) = packet.into_frame() else {
             return self.counts.drop_one(DropReason::Internal);
         };
         let Some(outgoing) = self.outgoing.get_mut(port.index()) else {
             return self.discard_frame(Some(frame), DropReason::Internal);
         };
-        let Err(frame) = outgoing.batch.push(frame) else {
-            return;
-        };
+        self.waiting |= 1 << port.index();
+        outgoing.bytes += frame.len() as u64;
+        if let Err(frame) = outgoing.batch.push(frame) {
+            self.transmit_full(frame, port);
+        }
+    }
+
+    /// Makes room first.
+    #[cold]
+    fn transmit_full(&mut self, frame: Mbuf, port: PortIndex) {
+        let bytes = frame.len() as u64;
         self.flush(port);
-        let again = self
-            .outgoing
-            .get_mut(port.index())
-            .map(|out| out.batch.push(frame));
-        if let Some(Err(frame)) = again {
+        let Some(outgoing) = self.outgoing.get_mut(port.index()) else {
+            return self.discard_frame(Some(frame), DropReason::Internal);
+        };
+        outgoing.bytes = bytes;
+        if let Err(frame) = outgoing.batch.push(frame) {
             self.discard_frame(Some(frame), DropReason::TxFull);
         }
     }
@@ -234,48 +249,51 @@ impl Exits {
         self.icmp_errors.take(self.now_ms)
     }
 
-    /// Drops a packet and lets one that the worker makes itself have its buffer.
-    pub(super) fn reuse(&mut self, packet: Packet, reason: DropReason) -> Packet {
+    /// Counts a packet as dropped whose buffer one of our own takes over.
+    pub(super) fn reused(&mut self, reason: DropReason) {
         self.counts.drop_one(reason);
         self.counts.add(Counter::Generated, 1);
-        packet
     }
 
     /// Sends what waits for all ports, and wakes the control thread if it has work.
+    #[inline]
     pub(super) fn flush_all(&mut self) {
-        for index in 0..self.outgoing.len() {
-            if let Some(port) = PortIndex::new(index) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        while waiting != 0 {
+            if let Some(port) = PortIndex::new(waiting.trailing_zeros() as usize) {
                 self.flush(port);
             }
+            waiting &= waiting - 1;
         }
         if std::mem::take(&mut self.told_control) {
             self.links.bell.ring();
         }
     }
 
+    #[inline]
     fn flush(&mut self, port: PortIndex) {
         let Some(outgoing) = self.outgoing.get_mut(port.index()) else {
             return;
         };
         let Some(queue) = &mut outgoing.queue else {
+            outgoing.bytes = 0;
             let lost = outgoing.batch.drain().count();
             return self.counts.drop_many(DropReason::PortDown, lost as u64);
         };
+        let mut sent = 0;
         for _ in 0..TX_TRIES {
+            sent += queue.tx_burst(&mut outgoing.batch) as u64;
             if outgoing.batch.is_empty() {
-                return;
+                break;
             }
-            let held: usize = outgoing.batch.iter().map(|frame| frame.len()).sum();
-            let sent = queue.tx_burst(&mut outgoing.batch) as u64;
-            let left: usize = outgoing.batch.iter().map(|frame| frame.len()).sum();
-            self.counts.add(Counter::Tx, sent);
-            self.counts
-                .add_port(port.index(), PortCounter::TxPackets, sent);
-            let bytes = held.saturating_sub(left) as u64;
-            self.counts
-                .add_port(port.index(), PortCounter::TxBytes, bytes);
         }
+        let left: usize = outgoing.batch.iter().map(|frame| frame.len()).sum();
+        let bytes = std::mem::take(&mut outgoing.bytes).saturating_sub(left as u64);
         let lost = outgoing.batch.drain().count();
+        let number = port.index();
+        self.counts.add(Counter::Tx, sent);
+        self.counts.add_port(number, PortCounter::TxPackets, sent);
+        self.counts.add_port(number, PortCounter::TxBytes, bytes);
         self.counts.drop_many(DropReason::TxFull, lost as u64);
     }
 }

@@ -12,37 +12,23 @@
 //! a route of its own.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use api::counters::{Counter, DropReason};
-use api::id::{Interface, PolicyId, Vrf};
 use api::record::FiveTuple;
-use esp::ip::{self, IpPacket};
+use esp::head;
+use esp::ip::{self, Family, Ports};
 
 use super::View;
 use super::answer::{Answer, Refusal};
+use super::classify::is_group_v4;
 use super::exits::{Exit, Exits};
-use super::work::Carries;
+use super::flight::Lane;
+use super::search::Search;
 use crate::links::Class;
-use crate::packet::{Origin, Packet};
-use crate::port::{PortIndex, Side};
-use crate::tables::child::Child;
-use crate::tables::fib::Target;
-use crate::tables::spd::{Decision, Flow, Ports};
-
-/// A clear IP packet on its way through the stages.
-pub(super) struct Clear {
-    pub(super) packet: Packet,
-    pub(super) ip: IpPacket,
-    /// For the gateway itself, or for a group that it may belong to.
-    pub(super) to_us: bool,
-}
-
-impl Carries for Clear {
-    fn packet_mut(&mut self) -> &mut Packet {
-        &mut self.packet
-    }
-}
+use crate::packet::Origin;
+use crate::port::{PortIndex, PortInfo, Side};
+use crate::tables::fib::{NextHop, Target};
+use crate::tables::spd::{Match, Verdict};
 
 /// Where a packet crosses the boundary to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,43 +39,23 @@ pub(super) enum Towards {
     Others,
 }
 
-/// What a packet is matched by.
-pub(super) fn flow(ip: &IpPacket, vrf: Vrf, interface: Interface, towards: Towards) -> Flow {
-    let ports = match ip.ports {
-        ip::Ports::None | ip::Ports::Opaque => None,
-        ip::Ports::TypeCode(both) => Some((both, both)),
-        ip::Ports::Pair {
+/// The packet as an acquire tells it.
+pub(super) fn five_tuple(lane: &Lane<'_>) -> FiveTuple {
+    let (local, remote) = head::addresses(lane.packet.network());
+    let (local_port, remote_port) = match lane.head.ports {
+        Ports::None | Ports::Opaque => (0, 0),
+        Ports::TypeCode(both) => (both, both),
+        Ports::Pair {
             source,
             destination,
-        } => Some((source, destination)),
+        } => (source, destination),
     };
-    let (local, remote, ports) = match towards {
-        Towards::Us => (ip.destination, ip.source, ports.map(|(a, b)| (b, a))),
-        Towards::Others => (ip.source, ip.destination, ports),
-    };
-    let ports = ports.map(|(local, remote)| Ports { local, remote });
-    Flow {
-        vrf,
-        interface,
+    FiveTuple {
         local,
         remote,
-        protocol: ip.protocol,
-        ports,
-    }
-}
-
-/// The flow as an acquire tells it.
-pub(super) fn five_tuple(flow: &Flow) -> FiveTuple {
-    let ports = flow.ports.unwrap_or(Ports {
-        local: 0,
-        remote: 0,
-    });
-    FiveTuple {
-        local: flow.local,
-        remote: flow.remote,
-        protocol: flow.protocol,
-        local_port: ports.local,
-        remote_port: ports.remote,
+        protocol: lane.head.protocol,
+        local_port,
+        remote_port,
     }
 }
 
@@ -104,154 +70,196 @@ pub(super) enum Onward {
     },
     /// Out of the twin's port as Linux made it.
     AsItIs,
-    /// Into a tunnel.
-    Protect {
-        /// The policy that says so.
-        policy: PolicyId,
-        /// Its child.
-        child: Arc<Child>,
-        /// What it was matched by.
-        flow: Flow,
-    },
+    /// Into the tunnel of the lane's child.
+    Protect,
 }
 
 /// Refuses what must not come in in clear, and gives to Linux what is for Linux.
-pub(super) fn admit(view: &View<'_>, clear: &Clear, exits: &mut Exits) -> Result<(), Exit> {
-    let port = view.port(clear.packet.port).ok_or(DropReason::Internal)?;
-    match clear.packet.origin {
-        Origin::Twin => return Ok(()),
-        Origin::Tunnel if clear.to_us => return Err(Exit::Punt(Class::Rest)),
-        Origin::Tunnel if clear.ip.destination_is_group() => {
-            return Err(DropReason::Multicast.into());
+#[inline(always)]
+pub(super) fn admit(
+    view: &View<'_>,
+    lane: &Lane<'_>,
+    search: &mut Search,
+    exits: &mut Exits,
+) -> Result<(), Exit> {
+    match lane.packet.origin {
+        Origin::Twin => Ok(()),
+        Origin::Tunnel if lane.to_us => Err(Exit::Punt(Class::Rest)),
+        Origin::Tunnel if is_group(lane) => Err(DropReason::Multicast.into()),
+        Origin::Tunnel => Ok(()),
+        Origin::Wire => {
+            let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
+            if !lane.to_us && port.side == Side::Inside {
+                return Ok(());
+            }
+            admit_clear(view, lane, port, search, exits)
         }
-        Origin::Tunnel => return Ok(()),
-        Origin::Wire => {}
     }
-    if !clear.to_us && port.side == Side::Inside {
-        return Ok(());
+}
+
+/// A clear packet from outside, or for the gateway itself, needs a bypass.
+fn admit_clear(
+    view: &View<'_>,
+    lane: &Lane<'_>,
+    port: &PortInfo,
+    search: &mut Search,
+    exits: &mut Exits,
+) -> Result<(), Exit> {
+    let (spd, interface) = (view.snapshot.policies.inbound_spd(), port.interface);
+    let begun = search.begin(spd, lane, interface, Towards::Us);
+    let found = search.end(begun, spd, lane, interface, Towards::Us);
+    match found.map(|found| found.verdict) {
+        Some(Verdict::Bypass) => exits.counts.add(Counter::Bypassed, 1),
+        Some(Verdict::Protect { .. }) => return Err(DropReason::ClearOfProtected.into()),
+        Some(Verdict::Discard) => return Err(DropReason::DiscardPolicy.into()),
+        None => {
+            let (_, destination) = head::addresses(lane.packet.network());
+            return Err(no_inbound_policy(destination).into());
+        }
     }
-    let flow = flow(&clear.ip, clear.packet.vrf, port.interface, Towards::Us);
-    match view
-        .snapshot
-        .policies
-        .inbound(&flow)
-        .map(|rule| &rule.decision)
-    {
-        Some(Decision::Bypass) => exits.counts.add(Counter::Bypassed, 1),
-        Some(Decision::Protect(_)) => return Err(DropReason::ClearOfProtected.into()),
-        Some(Decision::Discard) => return Err(DropReason::DiscardPolicy.into()),
-        None => return Err(no_inbound_policy(&clear.ip).into()),
-    }
-    if clear.to_us {
+    if lane.to_us {
         Err(Exit::Punt(Class::Rest))
     } else {
         Ok(())
     }
 }
 
+/// Whether the destination is a group or the limited broadcast address.
+fn is_group(lane: &Lane<'_>) -> bool {
+    let packet = lane.packet.network();
+    match lane.head.family {
+        Family::V4 => is_group_v4(head::addresses_v4(packet).1),
+        Family::V6 => head::addresses_v6(packet).1 >> 120 == 0xff,
+    }
+}
+
 /// Groups that nobody asked for are background noise, and counted as such.
-fn no_inbound_policy(ip: &IpPacket) -> DropReason {
-    match ip.destination {
+fn no_inbound_policy(destination: IpAddr) -> DropReason {
+    match destination {
         IpAddr::V4(v4) if v4.is_broadcast() => DropReason::Broadcast,
         address if address.is_multicast() => DropReason::Multicast,
         _ => DropReason::NoPolicy,
     }
 }
 
+/// The route of a packet that leaves, and the first half of the search for its policy, if it needs
+/// one.
+#[inline(always)]
+pub(super) fn look_for_way(
+    view: &View<'_>,
+    lane: &mut Lane<'_>,
+    search: &Search,
+) -> Result<(), Exit> {
+    let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
+    let (interface, needs_policy) = if lane.packet.origin == Origin::Twin {
+        (port.interface, true)
+    } else {
+        lane.hop = destination_hop(view, lane);
+        let egress = match lane.hop.and_then(|hop| view.snapshot.fib.target(hop)) {
+            Some(Target::Port { port, .. }) => view.port(*port),
+            Some(Target::Discard) | None => None,
+        };
+        let inside = egress.is_some_and(|port| port.side == Side::Inside);
+        let admitted = lane.packet.origin == Origin::Tunnel || port.side == Side::Outside;
+        let interface = egress.map(|port| port.interface).unwrap_or_default();
+        (interface, !(inside && admitted))
+    };
+    lane.interface = interface;
+    lane.needs_policy = needs_policy;
+    if needs_policy {
+        let spd = view.snapshot.policies.outbound_spd();
+        lane.search = search.begin(spd, lane, interface, Towards::Others);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn destination_hop(view: &View<'_>, lane: &Lane<'_>) -> Option<NextHop> {
+    let (fib, vrf, packet) = (&view.snapshot.fib, lane.packet.vrf, lane.packet.network());
+    match lane.head.family {
+        Family::V4 => fib.next_hop_v4(vrf, head::addresses_v4(packet).1),
+        Family::V6 => fib.next_hop_v6(vrf, head::addresses_v6(packet).1),
+    }
+}
+
 /// Route and policy of a packet that leaves.
-pub(super) fn route(view: &View<'_>, clear: &Clear, exits: &mut Exits) -> Result<Onward, Exit> {
-    if clear.packet.origin == Origin::Twin {
-        let port = view.port(clear.packet.port).ok_or(DropReason::Internal)?;
-        return leave(view, clear, Some(port.interface), exits)
-            .map(|onward| onward.unwrap_or(Onward::AsItIs));
+#[inline(always)]
+pub(super) fn route(
+    view: &View<'_>,
+    lane: &mut Lane<'_>,
+    search: &mut Search,
+    exits: &mut Exits,
+) -> Result<Onward, Exit> {
+    if lane.needs_policy && leave(view, lane, search, exits)? {
+        return Ok(Onward::Protect);
     }
-    let target = view
-        .snapshot
-        .fib
-        .lookup(clear.packet.vrf, clear.ip.destination);
-    let egress = match target {
-        Some(Target::Port { port, .. }) => view.port(port),
-        Some(Target::Discard) | None => None,
-    };
-    let inside = egress.is_some_and(|port| port.side == Side::Inside);
-    let admitted = match clear.packet.origin {
-        Origin::Tunnel => true,
-        Origin::Wire => view
-            .port(clear.packet.port)
-            .is_some_and(|p| p.side == Side::Outside),
-        Origin::Twin => false,
-    };
-    if !(inside && admitted) {
-        let interface = egress.map(|port| port.interface);
-        if let Some(protect) = leave(view, clear, interface, exits)? {
-            return Ok(protect);
-        }
+    if lane.packet.origin == Origin::Twin {
+        return Ok(Onward::AsItIs);
     }
-    match target {
+    match lane.hop.and_then(|hop| view.snapshot.fib.target(hop)) {
         Some(Target::Port { port, gateway }) => Ok(Onward::Port {
-            port,
-            next_hop: gateway.unwrap_or(clear.ip.destination),
+            port: *port,
+            next_hop: gateway.unwrap_or_else(|| head::addresses(lane.packet.network()).1),
         }),
         Some(Target::Discard) => Err(DropReason::DiscardRoute.into()),
         None => Err(DropReason::NoRoute.into()),
     }
 }
 
-/// The outbound policy: protect, or `None` for a bypass.
+/// The outbound policy: true for protect, false for a bypass.
+#[inline(always)]
 fn leave(
     view: &View<'_>,
-    clear: &Clear,
-    interface: Option<Interface>,
+    lane: &mut Lane<'_>,
+    search: &mut Search,
     exits: &mut Exits,
-) -> Result<Option<Onward>, Exit> {
-    let interface_or_none = interface.unwrap_or_default();
-    let flow = flow(
-        &clear.ip,
-        clear.packet.vrf,
-        interface_or_none,
-        Towards::Others,
-    );
-    let rule = view.snapshot.policies.outbound(&flow);
-    match rule.map(|rule| (rule.id, &rule.decision)) {
-        Some((policy, Decision::Protect(child))) => {
-            let child = Arc::clone(child);
-            Ok(Some(Onward::Protect {
-                policy,
-                child,
-                flow,
-            }))
+) -> Result<bool, Exit> {
+    let spd = view.snapshot.policies.outbound_spd();
+    let found = search.end(lane.search, spd, lane, lane.interface, Towards::Others);
+    let Some(Match { rule, verdict }) = found else {
+        return Err(DropReason::NoPolicy.into());
+    };
+    match verdict {
+        Verdict::Protect { slot } => {
+            (lane.rule, lane.child) = (rule, slot);
+            view.tables.prefetch_active(slot);
+            Ok(true)
         }
-        Some((_, Decision::Bypass)) => {
+        Verdict::Bypass => {
             exits.counts.add(Counter::Bypassed, 1);
-            Ok(None)
+            Ok(false)
         }
-        Some((_, Decision::Discard)) => Err(DropReason::DiscardPolicy.into()),
-        None => Err(DropReason::NoPolicy.into()),
+        Verdict::Discard => Err(DropReason::DiscardPolicy.into()),
     }
 }
 
 /// Makes a clear packet ready to leave by a port: hop limit and size (RFC 1812 5.2, RFC 8200 5).
-pub(super) fn forward(view: &View<'_>, clear: &mut Clear, port: PortIndex) -> Result<(), Refusal> {
+pub(super) fn forward(
+    view: &View<'_>,
+    lane: &mut Lane<'_>,
+    port: PortIndex,
+) -> Result<(), Refusal> {
     let mtu = view.port(port).map_or(0, |port| port.mtu_bytes);
-    let fragmentable = !clear.ip.df;
-    if clear.ip.total_len > usize::from(mtu) {
+    let fragmentable = !lane.head.df;
+    if lane.head.total_len > mtu {
         let answer = (!fragmentable).then_some(Answer::TooBig { mtu: mtu.into() });
         return Err(Refusal {
             reason: DropReason::TooBig,
             answer,
         });
     }
-    hop(clear)
+    hop(lane)
 }
 
 /// Takes one hop off a forwarded packet; Linux has not routed its own packets, only sent them.
-pub(super) fn hop(clear: &mut Clear) -> Result<(), Refusal> {
-    if clear.packet.origin == Origin::Twin {
+#[inline(always)]
+pub(super) fn hop(lane: &mut Lane<'_>) -> Result<(), Refusal> {
+    if lane.packet.origin == Origin::Twin {
         return Ok(());
     }
-    match ip::decrement_ttl(clear.packet.network_mut()) {
+    match ip::decrement_ttl(lane.packet.network_mut()) {
         Some(ttl) => {
-            clear.ip.ttl = ttl;
+            lane.head.ttl = ttl;
             Ok(())
         }
         None => {

@@ -7,17 +7,21 @@ use api::state::{Flags, SaRow};
 use super::exits::Exits;
 use crate::links::Notice;
 use crate::state;
-use crate::tables::sad::Sa;
+use crate::tables::sad::{Marks, Sa};
 
 /// Refuses a packet that would go past a hard limit, and tells of limits that it reaches. `more`
 /// is what the row does not say yet, this packet included: packets and inner bytes. An SA that
 /// refused one packet refuses all that follow.
+#[inline]
 pub(super) fn check(
     sa: &Sa,
     row: SaRow<'_>,
     exits: &mut Exits,
     more: (u64, u64),
 ) -> Result<(), DropReason> {
+    if !sa.marks.has(Marks::LIMITED) && !row.flags().has(Flags::HARD) {
+        return Ok(());
+    }
     let packets = row.packets().saturating_add(more.0);
     let bytes = row.bytes().saturating_add(more.1);
     let Limits {
@@ -42,6 +46,7 @@ pub(super) fn check(
 }
 
 /// Sets the flag and sends the notice, once.
+#[cold]
 pub(super) fn expire(sa: &Sa, row: SaRow<'_>, exits: &mut Exits, hard: bool) {
     let flag = if hard { Flags::HARD } else { Flags::SOFT };
     if state::raise(row, flag) {

@@ -2,308 +2,257 @@
 //! route of the tunnel.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use api::counters::{Counter, DropReason};
-use api::id::PolicyId;
-use api::record;
-use esp::Protected;
-use esp::encap::{Df, Dscp, EncapError, Tunnel, TunnelConfig};
+use api::state::SaRow;
+use esp::encap::{EncapError, Tunnel};
 use esp::ether;
-use esp::ip::{Family, IpPacket};
+use esp::ip::Family;
 
 use super::answer::{Answer, Refusal};
-use super::crypto::Cryptic;
 use super::exits::{Exit, Exits};
-use super::forward::Clear;
-use super::work::Carries;
+use super::flight::{Flight, Lane, Set};
 use super::{View, forward, limits};
 use crate::links::Notice;
 use crate::packet::{ETHERNET_BYTES, Packet};
-use crate::port::PortIndex;
-use crate::tables::child::Child;
+use crate::port::{Mac, PortIndex};
 use crate::tables::fib::Target;
-use crate::tables::sad::Sa;
-use crate::tables::spd::Flow;
+use crate::tables::sad::{Hop, HopCache, Sa, Way};
+use crate::tables::spd::Decision;
 
 /// IKE is told when this part of an SA's sequence numbers is left.
 const REKEY_FRACTION: u64 = 16;
 
-/// Packets for tunnels of one batch and the SAs they take.
-#[derive(Default)]
-pub(super) struct OutboundBatch {
-    pub(super) items: Vec<Outbound>,
-    pub(super) groups: Vec<OutboundGroup>,
-}
-
-/// A packet on its way into a tunnel.
-pub(super) struct Outbound {
-    pub(super) clear: Clear,
-    policy: PolicyId,
-    child: Arc<Child>,
-    flow: Flow,
-    /// Position among the SAs of the batch.
-    pub(super) group: usize,
-    sequence: u64,
-    /// What crypto seals.
-    protected: Option<Protected>,
-    sealed: bool,
-}
-
-/// An SA with packets in the batch.
-pub(super) struct OutboundGroup {
-    pub(super) sa: Arc<Sa>,
-    tunnel: Tunnel,
-    /// Where the tunnel leaves; an error if it cannot.
-    route: Result<Hop, DropReason>,
-    /// Longest inner packet in bytes.
-    inner_mtu: usize,
-    /// Last sequence number given out in this batch.
-    sequence: u64,
-    /// Packets and inner bytes of this batch.
-    traffic: (u64, u64),
-}
-
-/// Egress of a tunnel.
-#[derive(Clone, Copy)]
-struct Hop {
-    port: PortIndex,
-    next_hop: IpAddr,
-}
-
-impl Carries for Outbound {
-    fn packet_mut(&mut self) -> &mut Packet {
-        &mut self.clear.packet
-    }
-}
-
-impl Cryptic for Outbound {
-    fn protected(&self) -> Option<&Protected> {
-        self.protected.as_ref()
-    }
-
-    fn packet_mut(&mut self) -> &mut Packet {
-        &mut self.clear.packet
-    }
-
-    fn set_ok(&mut self, ok: bool) {
-        self.sealed = ok;
-    }
-}
-
-impl Outbound {
-    pub(super) fn new(clear: Clear, policy: PolicyId, child: Arc<Child>, flow: Flow) -> Self {
-        Self {
-            clear,
-            policy,
-            child,
-            flow,
-            group: 0,
-            sequence: 0,
-            protected: None,
-            sealed: false,
-        }
-    }
-}
-
-/// Finds the child's SA. Without one IKE is asked; another worker's SA gets the packet before it
-/// has a sequence number.
-pub(super) fn assign(
+/// Finds the number of the child's SA and asks for what it will need. Without an SA IKE is asked.
+#[inline(always)]
+pub(super) fn choose_sa(
     view: &View<'_>,
-    item: &mut Outbound,
-    groups: &mut Vec<OutboundGroup>,
+    lane: &mut Lane<'_>,
     exits: &mut Exits,
 ) -> Result<(), Exit> {
-    let is_it = |group: &OutboundGroup| Arc::ptr_eq(&group.sa.child, &item.child);
-    if let Some(known) = groups.iter().position(is_it) {
-        item.group = known;
-        return Ok(());
-    }
-    let Some(sa) = item.child.outbound() else {
-        acquire(view, item, exits);
+    let Some(id) = view.tables.active(lane.child) else {
+        acquire(view, lane, exits);
         return Err(DropReason::NoSa.into());
     };
-    view.own(sa.id)?;
-    groups.push(OutboundGroup::new(view, sa)?);
-    item.group = groups.len() - 1;
+    lane.sa_id = id;
+    if let Some(row) = view.tables.sad.geometry().row(id) {
+        view.announce(row, lane.head.len());
+    }
     Ok(())
 }
 
-fn acquire(view: &View<'_>, item: &Outbound, exits: &mut Exits) {
-    let Outbound {
-        policy,
-        child,
-        flow,
-        ..
-    } = item;
+#[cold]
+fn acquire(view: &View<'_>, lane: &Lane<'_>, exits: &mut Exits) {
+    let Some(rule) = view.snapshot.policies.outbound_spd().rule(lane.rule) else {
+        return;
+    };
+    let Decision::Protect(child) = &rule.decision else {
+        return;
+    };
     if !child.may_acquire(view.now_ms) {
         return;
     }
     exits.counts.add(Counter::Acquires, 1);
-    let packet = forward::five_tuple(flow);
     exits.notify(Notice::Acquire {
-        policy: *policy,
+        policy: rule.id,
         child: child.id,
-        packet,
+        packet: forward::five_tuple(lane),
     });
 }
 
-impl OutboundGroup {
-    fn new(view: &View<'_>, sa: Arc<Sa>) -> Result<Self, DropReason> {
-        let settings = sa.child.settings();
-        let path = settings.path.load();
-        let config = tunnel_config(&path, &settings.record, sa.key.icv_len());
-        let tunnel = Tunnel::new(&config).map_err(|_| DropReason::Internal)?;
-        let route = hop(view, &path);
-        let port_mtu = match &route {
-            Ok(hop) => view.port(hop.port).map_or(0, |port| port.mtu_bytes),
-            Err(_) => 0,
-        };
-        let mtu = if path.mtu_bytes == 0 {
-            port_mtu
-        } else {
-            path.mtu_bytes.min(port_mtu)
-        };
-        let inner_mtu = tunnel.inner_mtu(mtu.into());
-        let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
-        let sequence = row.sequence();
-        Ok(Self {
-            sa,
-            tunnel,
-            route,
-            inner_mtu,
-            sequence,
-            traffic: (0, 0),
-        })
-    }
+/// Takes the SA. One of another worker gets the packet before it has a sequence number.
+#[inline(always)]
+pub(super) fn take_sa<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Exit> {
+    view.own(lane.sa_id)?;
+    // Deleted since it was chosen: as if there were none.
+    let sa = view.tables.sad.get(lane.sa_id, view.turn);
+    let sa = sa.ok_or(DropReason::NoSa)?;
+    lane.key = view.tables.sad.key(sa, view.turn);
+    lane.sa = Some(sa);
+    Ok(())
 }
 
-fn tunnel_config(path: &record::Path, child: &record::Child, icv_len: usize) -> TunnelConfig {
-    let dscp = match path.dscp {
-        Some(fixed) => Dscp::Fixed(fixed),
-        None if child.copy_dscp.outwards() => Dscp::Copy,
-        None => Dscp::Fixed(0),
-    };
-    TunnelConfig {
-        local: path.local,
-        remote: path.remote,
-        udp_ports: path
-            .udp_encapsulation
-            .then_some((path.local_port, path.remote_port)),
-        icv_len,
-        df: if child.copy_df { Df::Copy } else { Df::Clear },
-        dscp,
-        copy_ecn: child.copy_ecn,
-    }
-}
-
-fn hop(view: &View<'_>, path: &record::Path) -> Result<Hop, DropReason> {
-    match view.snapshot.fib.lookup(path.vrf, path.remote) {
-        Some(Target::Port { port, gateway }) => Ok(Hop {
-            port,
-            next_hop: gateway.unwrap_or(path.remote),
-        }),
-        Some(Target::Discard) => Err(DropReason::DiscardRoute),
-        None => Err(DropReason::NoRoute),
-    }
+/// What only outbound SAs have.
+#[inline(always)]
+fn tunnel<'t>(lane: &Lane<'t>) -> Result<(&'t Sa, &'t Tunnel), DropReason> {
+    let sa = lane.sa.ok_or(DropReason::Internal)?;
+    let tunnel = sa.tunnel.as_ref().ok_or(DropReason::Internal)?;
+    Ok((sa, tunnel))
 }
 
 /// Refuses what has no route, no hop left or does not fit (RFC 4301 8.2), before it costs a
 /// sequence number.
-pub(super) fn fit(item: &mut Outbound, groups: &[OutboundGroup]) -> Result<(), Refusal> {
-    let group = groups.get(item.group).ok_or(DropReason::Internal)?;
-    group.route.as_ref().map_err(|&reason| reason)?;
-    let ip = &item.clear.ip;
-    if ip.total_len > group.inner_mtu {
-        let mtu = u32::try_from(group.inner_mtu).unwrap_or(0);
-        let answer = ip.df.then_some(Answer::TooBig { mtu });
+#[inline(always)]
+pub(super) fn fit(view: &View<'_>, lane: &mut Lane<'_>) -> Result<(), Refusal> {
+    let (sa, tunnel) = tunnel(lane)?;
+    let Way::Outbound { mtu_bytes, hop } = &sa.way else {
+        return Err(DropReason::Internal.into());
+    };
+    let most = match hop.get(view.snapshot.hops_version) {
+        Some(known) => known.inner_mtu_bytes,
+        None => find_hop(view, sa, tunnel, *mtu_bytes, hop)?,
+    };
+    if lane.head.total_len > most {
+        let answer = lane.head.df.then_some(Answer::TooBig { mtu: most.into() });
         return Err(Refusal {
             reason: DropReason::TooBig,
             answer,
         });
     }
-    forward::hop(&mut item.clear)
+    forward::hop(lane)
 }
 
-/// Gives the packet its sequence number and counts it against the SA's limits.
-pub(super) fn number(
+/// Looks the tunnel's route up, and remembers it once the neighbour is known. Gives the longest
+/// inner packet in bytes.
+#[cold]
+fn find_hop(
     view: &View<'_>,
-    item: &mut Outbound,
-    groups: &mut [OutboundGroup],
-    exits: &mut Exits,
-) -> Result<(), Exit> {
-    let group = groups.get_mut(item.group).ok_or(DropReason::Internal)?;
-    let sa = &group.sa;
-    let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
-    let last = last_sequence(sa);
-    if group.sequence >= last {
-        // RFC 4303 3.3.3: never cycle.
-        limits::expire(sa, row, exits, true);
-        return Err(DropReason::SequenceOverflow.into());
+    sa: &Sa,
+    tunnel: &Tunnel,
+    mtu_bytes: u16,
+    cache: &HopCache,
+) -> Result<u16, DropReason> {
+    let (port, next_hop) = way_out(view, sa)?;
+    let port_mtu = view.port(port).map_or(0, |port| port.mtu_bytes);
+    let mtu = if mtu_bytes == 0 {
+        port_mtu
+    } else {
+        mtu_bytes.min(port_mtu)
+    };
+    let inner_mtu_bytes = u16::try_from(tunnel.inner_mtu(mtu.into())).unwrap_or(0);
+    if let Some(&mac) = view.snapshot.neighbours.get(&(port, next_hop)) {
+        let hop = Hop {
+            port,
+            mac,
+            inner_mtu_bytes,
+        };
+        cache.set(view.snapshot.hops_version, hop);
     }
-    let (packets, bytes) = group.traffic;
-    let traffic = (
-        packets + 1,
-        bytes.saturating_add(item.clear.ip.total_len as u64),
-    );
-    limits::check(sa, row, exits, traffic)?;
-    group.traffic = traffic;
-    group.sequence += 1;
-    if group.sequence > last - last / REKEY_FRACTION {
-        limits::expire(sa, row, exits, false);
-    }
-    item.sequence = group.sequence;
-    Ok(())
+    Ok(inner_mtu_bytes)
 }
 
-/// Stores each SA's last number where it outlives us. Only after this may crypto use them.
-pub(super) fn store_sequences(view: &View<'_>, groups: &[OutboundGroup]) {
-    for group in groups {
-        let (packets, bytes) = group.traffic;
-        if let Some(row) = view.state.row(group.sa.row).filter(|_| packets > 0) {
-            let update = row.update();
-            update.sequence(group.sequence);
-            update.traffic(packets, bytes, view.now_ms);
+/// Egress port and next hop of a tunnel.
+fn way_out(view: &View<'_>, sa: &Sa) -> Result<(PortIndex, IpAddr), DropReason> {
+    let (remote, _) = sa.peer;
+    match view.snapshot.fib.lookup(sa.vrf, remote) {
+        Some(Target::Port { port, gateway }) => Ok((port, gateway.unwrap_or(remote))),
+        Some(Target::Discard) => Err(DropReason::DiscardRoute),
+        None => Err(DropReason::NoRoute),
+    }
+}
+
+/// Packets of one SA that follow each other: their numbers and counters are stored at once.
+struct Run<'t> {
+    sa: &'t Sa,
+    row: SaRow<'t>,
+    /// Last number given out.
+    sequence: u64,
+    packets: u64,
+    bytes: u64,
+}
+
+impl<'t> Run<'t> {
+    #[inline]
+    fn start(view: &View<'t>, sa: &'t Sa) -> Result<Self, DropReason> {
+        let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
+        Ok(Self {
+            sa,
+            row,
+            sequence: row.sequence(),
+            packets: 0,
+            bytes: 0,
+        })
+    }
+
+    /// Stores the last number where it outlives us. Only after this may crypto use them.
+    #[inline]
+    fn finish(self, now_ms: u64) {
+        if self.packets > 0 {
+            let update = self.row.update();
+            update.sequence(self.sequence);
+            update.traffic(self.packets, self.bytes, now_ms);
             update.finish();
         }
     }
 }
 
-/// RFC 4303 3.3.3 and 2.2.1.
-fn last_sequence(sa: &Sa) -> u64 {
-    if sa.esn { u64::MAX } else { u32::MAX.into() }
+/// Sequence numbers of the whole set, counted against the limits of their SAs, and stored before
+/// crypto sees one of them.
+#[inline]
+pub(super) fn number<'t>(
+    view: &View<'t>,
+    flight: &mut Flight<'t>,
+    set: Set,
+    exits: &mut Exits,
+) -> Set {
+    let mut run: Option<Run<'t>> = None;
+    let numbered = flight.stage(set, exits, |lane, exits| {
+        let sa = lane.sa.ok_or(DropReason::Internal)?;
+        if run.as_ref().is_none_or(|run| !std::ptr::eq(run.sa, sa))
+            && let Some(ended) = run.replace(Run::start(view, sa)?)
+        {
+            ended.finish(view.now_ms);
+        }
+        match &mut run {
+            Some(run) => next_number(lane, run, exits),
+            None => Err(DropReason::Internal.into()),
+        }
+    });
+    if let Some(run) = run {
+        run.finish(view.now_ms);
+    }
+    numbered
 }
 
-/// Writes outer headers, ESP header and trailer around the packet.
-pub(super) fn encapsulate(
-    item: &mut Outbound,
-    groups: &[OutboundGroup],
-    exits: &mut Exits,
-) -> Result<(), Exit> {
-    let group = groups.get(item.group).ok_or(DropReason::Internal)?;
-    let inner = item.clear.ip;
-    make_room(&mut item.clear.packet, &inner, &group.tunnel).ok_or(DropReason::NoHeadroom)?;
-    let (spi, esn) = (group.sa.spi, group.sa.esn);
-    let outer = item.clear.packet.network_mut();
-    let written = group.tunnel.write(outer, &inner, spi, item.sequence, esn);
-    item.protected = Some(written.map_err(encap_reason)?);
-    exits.counts.add(Counter::Encapsulated, 1);
-    exits
-        .counts
-        .add(Counter::EncapsulatedBytes, inner.total_len as u64);
+#[inline(always)]
+fn next_number(lane: &mut Lane<'_>, run: &mut Run<'_>, exits: &mut Exits) -> Result<(), Exit> {
+    let (sa, row) = (run.sa, run.row);
+    let last = last_sequence(sa);
+    if run.sequence >= last {
+        // RFC 4303 3.3.3: never cycle.
+        limits::expire(sa, row, exits, true);
+        return Err(DropReason::SequenceOverflow.into());
+    }
+    let bytes = run.bytes.saturating_add(lane.head.len() as u64);
+    limits::check(sa, row, exits, (run.packets + 1, bytes))?;
+    run.packets += 1;
+    run.bytes = bytes;
+    run.sequence += 1;
+    if run.sequence > last - last / REKEY_FRACTION {
+        limits::expire(sa, row, exits, false);
+    }
+    lane.sequence = run.sequence;
     Ok(())
 }
 
-/// Cuts off what Ethernet padded, and grows the frame at both ends.
-fn make_room(packet: &mut Packet, inner: &IpPacket, tunnel: &Tunnel) -> Option<()> {
-    let sizes = tunnel.sizes(inner.total_len);
-    let frame = packet.frame_mut()?;
-    frame.trim(frame.len().checked_sub(ETHERNET_BYTES + inner.total_len)?)?;
-    frame.append(sizes.append)?;
-    frame.prepend(sizes.prepend)?;
-    Some(())
+/// RFC 4303 3.3.3 and 2.2.1.
+#[inline]
+fn last_sequence(sa: &Sa) -> u64 {
+    if sa.esn() { u64::MAX } else { u32::MAX.into() }
 }
 
+/// Writes outer headers, ESP header and trailer around the packet, and cuts off what Ethernet
+/// padded.
+#[inline(always)]
+pub(super) fn encapsulate(lane: &mut Lane<'_>, exits: &mut Exits) -> Result<(), Exit> {
+    let (sa, tunnel) = tunnel(lane)?;
+    let (inner, sequence) = (lane.head, lane.sequence);
+    let sizes = tunnel.sizes(inner.len());
+    let len = ETHERNET_BYTES + sizes.prepend + inner.len() + sizes.append;
+    let front = isize::try_from(sizes.prepend).map_err(|_| DropReason::NoHeadroom)?;
+    let frame = lane.packet.frame_mut().ok_or(DropReason::Internal)?;
+    frame.reframe(front, len).ok_or(DropReason::NoHeadroom)?;
+    let outer = lane.packet.network_mut();
+    let written = tunnel.write(outer, &inner, sa.spi, sequence, sa.esn());
+    written.map_err(encap_reason)?;
+    exits.counts.add(Counter::Encapsulated, 1);
+    exits
+        .counts
+        .add(Counter::EncapsulatedBytes, inner.len() as u64);
+    Ok(())
+}
+
+#[cold]
 fn encap_reason(error: EncapError) -> DropReason {
     match error {
         EncapError::Length => DropReason::Internal,
@@ -313,27 +262,37 @@ fn encap_reason(error: EncapError) -> DropReason {
 }
 
 /// After crypto: completes the outer packet and sends it on its way.
-pub(super) fn depart(
-    view: &View<'_>,
-    item: &mut Outbound,
-    groups: &[OutboundGroup],
-) -> Result<(), Exit> {
-    let group = groups.get(item.group).ok_or(DropReason::Internal)?;
-    if !item.sealed {
-        return Err(DropReason::CryptoFailed.into());
+#[inline(always)]
+pub(super) fn depart(view: &View<'_>, lane: &mut Lane<'_>) -> Result<PortIndex, Exit> {
+    let (sa, tunnel) = tunnel(lane)?;
+    tunnel.finish(lane.packet.network_mut());
+    let family = tunnel.family();
+    let Way::Outbound { hop, .. } = &sa.way else {
+        return Err(DropReason::Internal.into());
+    };
+    if let Some(hop) = hop.get(view.snapshot.hops_version) {
+        let from = view.port(hop.port).ok_or(DropReason::Internal)?.mac;
+        write_ethernet(&mut lane.packet, hop.mac, from, family).ok_or(DropReason::Internal)?;
+        return Ok(hop.port);
     }
-    group.tunnel.finish(item.clear.packet.network_mut());
-    let hop = group.route?;
-    Err(next_hop(
-        view,
-        &mut item.clear.packet,
-        group.tunnel.family(),
-        hop.port,
-        hop.next_hop,
-    ))
+    let (port, to) = way_out(view, sa)?;
+    match next_hop(view, &mut lane.packet, family, port, to) {
+        Exit::Transmit(port) => Ok(port),
+        exit => Err(exit),
+    }
+}
+
+#[inline(always)]
+fn write_ethernet(packet: &mut Packet, to: Mac, from: Mac, family: Family) -> Option<()> {
+    let ethertype = match family {
+        Family::V4 => ether::IPV4,
+        Family::V6 => ether::IPV6,
+    };
+    ether::write(packet.bytes_mut(), to.0, from.0, ethertype)
 }
 
 /// Writes the Ethernet header for the next hop: the frame leaves, or waits for the address.
+#[inline]
 pub(super) fn next_hop(
     view: &View<'_>,
     packet: &mut Packet,
@@ -344,13 +303,8 @@ pub(super) fn next_hop(
     let Some(info) = view.port(port) else {
         return DropReason::Internal.into();
     };
-    let ethertype = match family {
-        Family::V4 => ether::IPV4,
-        Family::V6 => ether::IPV6,
-    };
-    let mac = view.snapshot.neighbours.get(&(port, next_hop));
-    let destination = mac.map_or([0; 6], |mac| mac.0);
-    if ether::write(packet.bytes_mut(), destination, info.mac.0, ethertype).is_none() {
+    let mac = view.snapshot.neighbours.get(&(port, next_hop)).copied();
+    if write_ethernet(packet, mac.unwrap_or_default(), info.mac, family).is_none() {
         return DropReason::Internal.into();
     }
     match mac {

@@ -4,351 +4,381 @@ use api::counters::{Counter, DropReason, PortCounter};
 use dpdk::{Batch, RxQueue};
 
 use super::classify::{self, FromTwin, Sorted};
-use super::crypto::{Engine, Lent};
 use super::exits::{Exit, Exits};
-use super::forward::{self, Clear, Onward};
-use super::inbound::{self, Inbound, InboundBatch};
-use super::outbound::{self, Outbound, OutboundBatch};
-use super::{View, answer};
-use crate::links::Injected;
+use super::flight::{Flight, Lane, Set};
+use super::forward::{self, Onward};
+use super::search::Search;
+use super::stage_clock::StageClock;
+use super::{View, answer, crypto, inbound, outbound};
+use crate::links::{HandedOver, Held, Injected};
 use crate::packet::{Origin, Packet};
 use crate::port::PortIndex;
 
 /// Frames that one turn takes from each channel.
-const CHANNEL_BURST: usize = 64;
+const CHANNEL_BURST: usize = dpdk::BATCH_SIZE;
+/// How many frames ahead of the one whose headers are asked for descriptions are.
+const PREFETCH_FRAMES: usize = 8;
+/// Cache lines of a frame that classification and the stages behind it look at.
+const HEADER_LINES: usize = 2;
+/// Those in front of it that outer headers will be written to.
+const ROOM_LINES: usize = 1;
 
-/// An item that a stage can end the way of.
-pub(super) trait Carries {
-    fn packet_mut(&mut self) -> &mut Packet;
-}
-
-/// Runs a stage over all items, in order: those that it refuses leave by the exit it names.
-fn stage<T: Carries>(
-    items: &mut Vec<T>,
-    exits: &mut Exits,
-    mut step: impl FnMut(&mut T, &mut Exits) -> Result<(), Exit>,
-) {
-    items.retain_mut(|item| match step(item, exits) {
-        Ok(()) => true,
-        Err(exit) => {
-            exits.leave(item.packet_mut().take(), exit);
-            false
-        }
-    });
-}
-
-/// Queues, exits and the packets under way.
+/// Queues, exits and what the stages count.
 pub(super) struct Work {
     receivers: Vec<(PortIndex, RxQueue)>,
     pub(super) exits: Exits,
-    engine: Engine,
-    arrivals: Vec<Packet>,
-    inbound: InboundBatch,
-    clear: Vec<Clear>,
-    outbound: OutboundBatch,
+    search: Search,
+    clock: StageClock,
+    /// The stages' time goes on from the last one.
+    busy: bool,
 }
 
 impl Work {
-    pub(super) fn new(receivers: Vec<(PortIndex, RxQueue)>, exits: Exits) -> Self {
+    pub(super) fn new(
+        receivers: Vec<(PortIndex, RxQueue)>,
+        exits: Exits,
+        clock: StageClock,
+    ) -> Self {
         Self {
             receivers,
             exits,
-            engine: Engine::default(),
-            arrivals: Vec::new(),
-            inbound: InboundBatch::default(),
-            clear: Vec::new(),
-            outbound: OutboundBatch::default(),
+            search: Search::default(),
+            clock,
+            busy: false,
         }
     }
 
     /// The packet's way, one line a stage.
-    pub(super) fn process(&mut self, view: &View<'_>) {
-        self.classify(view);
-        self.look_up_sas(view);
-        self.check_replay(view);
-        self.open();
-        self.commit_replay(view);
-        self.decapsulate();
-        self.check_selectors(view);
-        self.deliver(view);
-        self.admit(view);
-        self.route(view);
-        self.assign_sas(view);
-        self.fit(view);
-        self.number(view);
-        self.encapsulate();
-        self.seal();
-        self.depart(view);
-        self.exits.flush_all();
+    pub(super) fn process<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>) {
+        self.classify(view, flight);
+
+        let esp = self.look_up_sas(view, flight, flight.esp);
+        let esp = self.check_replay(view, flight, esp);
+        let opened = self.open(view, flight, esp);
+        let inner = self.commit_replay(view, flight, opened);
+        let inner = self.decapsulate(flight, inner);
+        let inner = self.check_selectors(view, flight, inner);
+
+        let clear = self.admit(view, flight, flight.clear | inner);
+        let clear = self.look_for_ways(view, flight, clear);
+        let outbound = self.route(view, flight, clear);
+
+        let outbound = self.choose_sas(view, flight, outbound);
+        let outbound = self.take_sas(view, flight, outbound);
+        let outbound = self.fit(view, flight, outbound);
+        let outbound = self.number(view, flight, outbound);
+        let outbound = self.encapsulate(flight, outbound);
+        let sealed = self.seal(flight, outbound);
+        self.depart(view, flight, sealed);
+        self.transmit();
     }
 }
 
 impl Work {
-    /// A burst of each port, and what other threads have for us. Gives the number of packets.
-    pub(super) fn receive(&mut self, view: &View<'_>) -> usize {
-        let mut receivers = std::mem::take(&mut self.receivers);
-        for (port, queue) in &mut receivers {
-            let mut batch = Batch::new();
+    /// A burst of each port, and what other threads have for us, each from end to end. Gives the
+    /// number of packets.
+    pub(super) fn turn(&mut self, view: &View<'_>) -> usize {
+        let mut packets = 0;
+        for at in 0..self.receivers.len() {
+            self.start_clock();
+            let Some((port, queue)) = self.receivers.get_mut(at) else {
+                break;
+            };
+            let (port, mut batch) = (*port, Batch::new());
             if queue.rx_burst(&mut batch) > 0 {
-                self.accept(view, *port, batch);
+                packets += batch.len();
+                self.accept(view, port, batch);
             }
         }
-        self.receivers = receivers;
-        self.take_injected(view);
-        self.take_handed_over();
-        self.arrivals.len()
+        packets += self.take_injected(view);
+        packets + self.take_handed_over(view)
+    }
+
+    /// What lies between two turns with packets is the turn's own.
+    #[inline]
+    fn start_clock(&mut self) {
+        if std::mem::take(&mut self.busy) {
+            self.lap(Counter::StageTurn);
+        } else {
+            self.clock.start();
+        }
     }
 
     /// Takes in what a port received.
     pub(super) fn accept(&mut self, view: &View<'_>, port: PortIndex, mut batch: Batch) {
         let vrf = view.port(port).map(|info| info.vrf).unwrap_or_default();
-        let (count, bytes): (usize, usize) =
-            (batch.len(), batch.iter().map(|frame| frame.len()).sum());
+        let count = batch.len() as u64;
+        let (mut flight, mut bytes) = (Flight::default(), 0);
+        for frame in batch.iter().take(PREFETCH_FRAMES) {
+            frame.prefetch();
+        }
+        for (at, frame) in batch.iter().enumerate() {
+            if let Some(ahead) = batch.get(at + PREFETCH_FRAMES) {
+                ahead.prefetch();
+            }
+            frame.prefetch_data(ROOM_LINES, HEADER_LINES);
+            bytes += frame.len() as u64;
+        }
+        for frame in batch.drain() {
+            flight
+                .lanes
+                .push(Lane::new(Packet::new(frame, port, vrf, Origin::Wire)));
+        }
         let counts = &mut self.exits.counts;
-        counts.add(Counter::Rx, count as u64);
+        counts.add(Counter::Rx, count);
         counts.add(Counter::RxBatches, 1);
-        counts.add_port(port.index(), PortCounter::RxPackets, count as u64);
-        counts.add_port(port.index(), PortCounter::RxBytes, bytes as u64);
-        let packets = batch
-            .drain()
-            .map(|frame| Packet::new(frame, port, vrf, Origin::Wire));
-        self.arrivals.extend(packets);
+        counts.add_port(port.index(), PortCounter::RxPackets, count);
+        counts.add_port(port.index(), PortCounter::RxBytes, bytes);
+        self.lap(Counter::StageRx);
+        self.process(view, &mut flight);
     }
 
-    fn take_injected(&mut self, view: &View<'_>) {
+    fn take_injected(&mut self, view: &View<'_>) -> usize {
+        let mut flight = Flight::default();
+        let mut taken = 0;
         for _ in 0..CHANNEL_BURST {
             let Ok(injected) = self.exits.links.injected.try_recv() else {
-                return;
+                break;
             };
-            let (frame, port, held) = match injected {
-                Injected::FromTwin { frame, port } => (frame, port, None),
-                Injected::Released(held) => (held.frame, held.port, Some(held.next_hop)),
-            };
-            let vrf = view.port(port).map(|info| info.vrf).unwrap_or_default();
-            let mut packet = Packet::new(frame, port, vrf, Origin::Twin);
-            packet.next_hop = held;
-            self.arrivals.push(packet);
+            taken += 1;
+            match injected {
+                Injected::FromTwin { frame, port } => {
+                    let vrf = view.port(port).map(|info| info.vrf).unwrap_or_default();
+                    flight
+                        .lanes
+                        .push(Lane::new(Packet::new(frame, port, vrf, Origin::Twin)));
+                }
+                Injected::Released(held) => self.release(view, held),
+            }
         }
+        if taken > 0 {
+            self.process(view, &mut flight);
+        }
+        taken
     }
 
-    fn take_handed_over(&mut self) {
+    /// A finished frame whose next hop may have an address now.
+    fn release(&mut self, view: &View<'_>, held: Held) {
+        let Held {
+            frame,
+            port,
+            next_hop,
+        } = held;
+        let vrf = view.port(port).map(|info| info.vrf).unwrap_or_default();
+        let mut packet = Packet::new(frame, port, vrf, Origin::Twin);
+        let exit = outbound::release(view, &mut packet, next_hop);
+        self.exits.leave(packet, exit);
+    }
+
+    fn take_handed_over(&mut self, view: &View<'_>) -> usize {
+        let mut flight = Flight::default();
         for _ in 0..CHANNEL_BURST {
             let Ok(from) = self.exits.links.handed_over.try_recv() else {
-                return;
+                break;
             };
-            let mut packet = Packet::new(from.frame, from.port, from.vrf, from.origin);
-            packet.hops = from.hops;
-            self.exits.counts.add(Counter::TakenOver, 1);
-            self.arrivals.push(packet);
+            let HandedOver {
+                frame,
+                port,
+                origin,
+                vrf,
+                hops,
+            } = from;
+            let mut packet = Packet::new(frame, port, vrf, origin);
+            packet.hops = hops;
+            flight.lanes.push(Lane::new(packet));
         }
+        let taken = flight.lanes.len();
+        if taken > 0 {
+            self.exits.counts.add(Counter::TakenOver, taken as u64);
+            self.process(view, &mut flight);
+        }
+        taken
     }
 
     /// Sorts what arrived: ESP, clear packets, exceptions.
-    fn classify(&mut self, view: &View<'_>) {
-        let Self {
-            exits,
-            arrivals,
-            inbound,
-            clear,
-            ..
-        } = self;
-        for mut packet in arrivals.drain(..) {
-            match sort(view, &mut packet) {
-                Ok(Sorted::Esp(esp)) => inbound.items.push(Inbound::new(packet, esp)),
-                Ok(Sorted::Clear(found)) => {
-                    let (ip, to_us) = (found.ip, found.to_us);
-                    clear.push(Clear { packet, ip, to_us });
+    fn classify<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>) {
+        let Flight { lanes, esp, clear } = flight;
+        for (number, lane) in lanes.iter_mut().enumerate() {
+            match sort(view, lane) {
+                Ok(Sorted::Esp) => {
+                    inbound::announce(view, lane);
+                    esp.insert(number);
                 }
-                Ok(Sorted::Exception(class)) => exits.leave(packet, Exit::Punt(class)),
-                Err(exit) => exits.leave(packet, exit),
+                Ok(Sorted::Clear) => clear.insert(number),
+                Ok(Sorted::Exception(class)) => {
+                    self.exits.leave(lane.packet.take(), Exit::Punt(class));
+                }
+                Err(exit) => self.exits.leave(lane.packet.take(), exit),
             }
         }
+        self.lap(Counter::StageClassify);
     }
 
-    fn look_up_sas(&mut self, view: &View<'_>) {
-        let InboundBatch { items, groups } = &mut self.inbound;
-        stage(items, &mut self.exits, |item, _| {
-            inbound::lookup(view, item, groups)
+    fn look_up_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let passed = flight.stage(set, &mut self.exits, |lane, _| inbound::look_up(view, lane));
+        self.done(Counter::StageLookup, passed)
+    }
+
+    fn check_replay<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let passed = flight.stage(set, &mut self.exits, |lane, _| {
+            inbound::check_replay(view, lane)
         });
+        self.done(Counter::StageReplay, passed)
     }
 
-    fn check_replay(&mut self, view: &View<'_>) {
-        let InboundBatch { items, groups } = &mut self.inbound;
-        stage(items, &mut self.exits, |item, _| {
-            inbound::check_replay(view, item, groups)
-        });
-    }
-
-    fn open(&mut self) {
-        if self.inbound.items.is_empty() {
-            return;
+    fn open<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        if set.is_empty() {
+            return set;
         }
         self.exits.counts.add(Counter::CryptoBatches, 1);
-        self.engine
-            .submit(Lent::Inbound(std::mem::take(&mut self.inbound)));
-        self.complete();
-    }
-
-    fn commit_replay(&mut self, view: &View<'_>) {
-        let InboundBatch { items, groups } = &mut self.inbound;
-        stage(items, &mut self.exits, |item, exits| {
-            inbound::commit_replay(view, item, groups, exits)
+        let opened = crypto::open(flight, set);
+        flight.stage(set.without(opened), &mut self.exits, |lane, _| {
+            Err(inbound::forged(view, lane))
         });
+        self.done(Counter::StageCrypto, opened)
     }
 
-    fn decapsulate(&mut self) {
-        let InboundBatch { items, groups } = &mut self.inbound;
-        stage(items, &mut self.exits, |item, _| {
-            inbound::decapsulate(item, groups)
+    fn commit_replay<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let passed = inbound::commit_replay(view, flight, set, &mut self.exits);
+        self.done(Counter::StageReplay, passed)
+    }
+
+    fn decapsulate(&mut self, flight: &mut Flight<'_>, set: Set) -> Set {
+        let passed = flight.stage(set, &mut self.exits, |lane, _| inbound::decapsulate(lane));
+        self.done(Counter::StageEncap, passed)
+    }
+
+    fn check_selectors<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let passed = flight.stage(set, &mut self.exits, |lane, _| {
+            inbound::check_selectors(view, lane)
         });
+        self.done(Counter::StageLookup, passed)
     }
 
-    fn check_selectors(&mut self, view: &View<'_>) {
-        let InboundBatch { items, groups } = &mut self.inbound;
-        stage(items, &mut self.exits, |item, _| {
-            inbound::check_selectors(view, item, groups)
+    fn admit<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let Self { exits, search, .. } = self;
+        let passed = flight.stage(set, exits, |lane, exits| {
+            forward::admit(view, lane, search, exits)
         });
+        self.done(Counter::StageLookup, passed)
     }
 
-    /// Decrypted packets join the clear ones.
-    fn deliver(&mut self, view: &View<'_>) {
-        let InboundBatch { items, groups } = &mut self.inbound;
-        self.clear
-            .extend(items.drain(..).map(|item| inbound::into_clear(view, item)));
-        groups.clear();
-    }
-
-    fn admit(&mut self, view: &View<'_>) {
-        stage(&mut self.clear, &mut self.exits, |clear, exits| {
-            forward::admit(view, clear, exits)
+    fn look_for_ways<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let Self { exits, search, .. } = self;
+        let passed = flight.stage(set, exits, |lane, _| {
+            forward::look_for_way(view, lane, search)
         });
+        self.done(Counter::StageLookup, passed)
     }
 
     /// Sends clear packets on, or towards their tunnel.
-    fn route(&mut self, view: &View<'_>) {
-        let Self {
-            exits,
-            clear,
-            outbound,
-            ..
-        } = self;
-        for mut clear in clear.drain(..) {
-            match forward::route(view, &clear, exits) {
-                Ok(Onward::Protect {
-                    policy,
-                    child,
-                    flow,
-                }) => {
-                    outbound
-                        .items
-                        .push(Outbound::new(clear, policy, child, flow));
-                }
-                Ok(Onward::AsItIs) => {
-                    let port = clear.packet.port;
-                    exits.leave(clear.packet, Exit::Transmit(port));
-                }
-                Ok(Onward::Port { port, next_hop }) => {
-                    match forward::forward(view, &mut clear, port) {
-                        Ok(()) => {
-                            let family = clear.ip.family;
-                            let packet = &mut clear.packet;
-                            let exit = outbound::next_hop(view, packet, family, port, next_hop);
-                            exits.leave(clear.packet, exit);
-                        }
-                        Err(refusal) => {
-                            answer::refuse(view, exits, clear.packet, &clear.ip, refusal);
-                        }
+    fn route<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let Self { exits, search, .. } = self;
+        let passed = flight.stage(set, exits, |lane, exits| {
+            match forward::route(view, lane, search, exits)? {
+                Onward::Protect => Ok(()),
+                Onward::AsItIs => Err(Exit::Transmit(lane.port())),
+                Onward::Port { port, next_hop } => match forward::forward(view, lane, port) {
+                    Ok(()) => {
+                        let family = lane.head.family;
+                        let packet = &mut lane.packet;
+                        Err(outbound::next_hop(view, packet, family, port, next_hop))
                     }
-                }
-                Err(exit) => exits.leave(clear.packet, exit),
-            }
-        }
-    }
-
-    fn assign_sas(&mut self, view: &View<'_>) {
-        let OutboundBatch { items, groups } = &mut self.outbound;
-        stage(items, &mut self.exits, |item, exits| {
-            outbound::assign(view, item, groups, exits)
-        });
-    }
-
-    fn fit(&mut self, view: &View<'_>) {
-        let Self {
-            exits,
-            outbound: OutboundBatch { items, groups },
-            ..
-        } = self;
-        items.retain_mut(|item| match outbound::fit(item, groups) {
-            Ok(()) => true,
-            Err(refusal) => {
-                let packet = item.clear.packet.take();
-                answer::refuse(view, exits, packet, &item.clear.ip, refusal);
-                false
+                    Err(refusal) => Err(answer::refuse(view, exits, &mut lane.packet, refusal)),
+                },
             }
         });
+        self.done(Counter::StageLookup, passed)
+    }
+
+    fn choose_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let passed = flight.stage(set, &mut self.exits, |lane, exits| {
+            outbound::choose_sa(view, lane, exits)
+        });
+        self.done(Counter::StageLookup, passed)
+    }
+
+    fn take_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let passed = flight.stage(set, &mut self.exits, |lane, _| {
+            outbound::take_sa(view, lane)
+        });
+        self.done(Counter::StageLookup, passed)
+    }
+
+    fn fit<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let passed = flight.stage(set, &mut self.exits, |lane, exits| {
+            outbound::fit(view, lane)
+                .map_err(|refusal| answer::refuse(view, exits, &mut lane.packet, refusal))
+        });
+        self.done(Counter::StageLookup, passed)
     }
 
     /// Sequence numbers of the whole batch, stored before crypto sees one of them.
-    fn number(&mut self, view: &View<'_>) {
-        let OutboundBatch { items, groups } = &mut self.outbound;
-        stage(items, &mut self.exits, |item, exits| {
-            outbound::number(view, item, groups, exits)
-        });
-        outbound::store_sequences(view, groups);
+    fn number<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let passed = outbound::number(view, flight, set, &mut self.exits);
+        self.done(Counter::StageReplay, passed)
     }
 
-    fn encapsulate(&mut self) {
-        let OutboundBatch { items, groups } = &mut self.outbound;
-        stage(items, &mut self.exits, |item, exits| {
-            outbound::encapsulate(item, groups, exits)
-        });
+    fn encapsulate(&mut self, flight: &mut Flight<'_>, set: Set) -> Set {
+        let passed = flight.stage(set, &mut self.exits, outbound::encapsulate);
+        self.done(Counter::StageEncap, passed)
     }
 
-    fn seal(&mut self) {
-        if self.outbound.items.is_empty() {
-            return;
+    fn seal(&mut self, flight: &mut Flight<'_>, set: Set) -> Set {
+        if set.is_empty() {
+            return set;
         }
         self.exits.counts.add(Counter::CryptoBatches, 1);
-        self.engine
-            .submit(Lent::Outbound(std::mem::take(&mut self.outbound)));
-        self.complete();
-    }
-
-    fn depart(&mut self, view: &View<'_>) {
-        let OutboundBatch { items, groups } = &mut self.outbound;
-        stage(items, &mut self.exits, |item, _| {
-            outbound::depart(view, item, groups)
+        let sealed = crypto::seal(flight, set);
+        flight.stage(set.without(sealed), &mut self.exits, |_, _| {
+            Err(DropReason::CryptoFailed.into())
         });
-        groups.clear();
+        self.done(Counter::StageCrypto, sealed)
     }
 
-    /// Takes a lent batch back.
-    fn complete(&mut self) {
-        match self.engine.complete() {
-            Some(Lent::Inbound(batch)) => self.inbound = batch,
-            Some(Lent::Outbound(batch)) => self.outbound = batch,
-            None => {}
-        }
+    fn depart<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) {
+        flight.stage(set, &mut self.exits, |lane, exits| {
+            let port = outbound::depart(view, lane)?;
+            exits.transmit(lane.packet.take(), port);
+            Ok(())
+        });
+    }
+
+    /// What waits for the ports leaves.
+    fn transmit(&mut self) {
+        self.exits.flush_all();
+        self.lap(Counter::StageTx);
+        self.busy = true;
+    }
+
+    /// Ends a stage: the lanes that passed it.
+    #[inline(always)]
+    fn done(&mut self, stage: Counter, passed: Set) -> Set {
+        self.lap(stage);
+        passed
+    }
+
+    #[inline(always)]
+    fn lap(&mut self, stage: Counter) {
+        self.clock.lap(&mut self.exits.counts, stage);
     }
 }
 
 /// Sorts one packet by where it came from.
-fn sort(view: &View<'_>, packet: &mut Packet) -> Result<Sorted, Exit> {
-    if let Some(next_hop) = packet.next_hop {
-        return Err(outbound::release(view, packet, next_hop));
-    }
+#[inline]
+fn sort(view: &View<'_>, lane: &mut Lane<'_>) -> Result<Sorted, Exit> {
     let locals = &view.snapshot.locals;
-    let port = view.port(packet.port).ok_or(DropReason::Internal)?;
-    if packet.frame_mut().is_none_or(|frame| !frame.is_linear()) {
+    let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
+    if lane.packet.frame().is_none_or(|frame| !frame.is_linear()) {
         return Err(DropReason::ChainedMbuf.into());
     }
-    let sorted = match packet.origin {
-        Origin::Wire => classify::wire(packet.bytes(), port, packet.vrf, locals)?,
-        Origin::Twin => match classify::twin(packet.bytes(), packet.vrf, locals)? {
-            FromTwin::Implicit => return Err(Exit::Transmit(packet.port)),
-            FromTwin::Clear(found) => Sorted::Clear(found),
+    let sorted = match lane.packet.origin {
+        Origin::Wire => classify::wire(lane, port, locals)?,
+        Origin::Twin => match classify::twin(lane, locals)? {
+            FromTwin::Implicit => return Err(Exit::Transmit(lane.port())),
+            FromTwin::Clear => Sorted::Clear,
         },
-        Origin::Tunnel => classify::tunnel(packet.bytes())?,
+        Origin::Tunnel => classify::tunnel(lane)?,
     };
     match sorted {
         Sorted::Exception(class) => Err(Exit::Punt(class)),

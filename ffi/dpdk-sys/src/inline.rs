@@ -24,6 +24,19 @@ const PORT_NONE: u16 = u16::MAX;
 #[allow(clippy::cast_possible_truncation)] // 128
 const HEADROOM: u16 = RTE_PKTMBUF_HEADROOM as u16;
 
+/// Asks for a cache line. A hint: it changes nothing and cannot fail, whatever the address.
+#[inline(always)]
+pub fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Pointer to the field of `mbuf` at `offset`, one of `DPDK_MBUF_*`.
 ///
 /// # Safety

@@ -177,6 +177,40 @@ impl Mbuf {
         self.place(self.headroom(), len)
     }
 
+    /// Moves both ends of a linear packet: the data starts `front` bytes earlier (later, when
+    /// negative) and is `len` bytes long. `None`, changing nothing, when that does not fit into the
+    /// buffer or the packet is not linear.
+    #[inline(always)]
+    #[must_use]
+    pub fn reframe(&mut self, front: isize, len: usize) -> Option<()> {
+        let room = usize::from(self.get::<u16>(DPDK_MBUF_BUF_LEN));
+        let offset = self.headroom().checked_add_signed(-front)?;
+        if !self.is_linear() || offset.checked_add(len)? > room {
+            return None;
+        }
+        let (offset, short) = (u16::try_from(offset).ok()?, u16::try_from(len).ok()?);
+        self.set(DPDK_MBUF_DATA_OFF, offset);
+        self.set(DPDK_MBUF_DATA_LEN, short);
+        self.set(DPDK_MBUF_PKT_LEN, u32::from(short));
+        Some(())
+    }
+
+    /// Asks for the fields that describe the buffer.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        inline::prefetch(self.0.as_ptr().cast());
+    }
+
+    /// Asks for `before` cache lines in front of the data and `lines` from its start on. Reads the
+    /// fields: ask for them before.
+    #[inline(always)]
+    pub fn prefetch_data(&self, before: usize, lines: usize) {
+        let first = self.start().wrapping_sub(64 * before);
+        for line in 0..before + lines {
+            inline::prefetch(first.wrapping_add(64 * line));
+        }
+    }
+
     /// Sets where the data lies. Callers have checked that it stays within the buffer.
     #[inline(always)]
     fn place(&mut self, offset: usize, len: usize) -> Option<()> {

@@ -124,6 +124,8 @@ pub struct DataplaneConfig {
     /// Rows of IKE's SAs, both directions together; static SAs come on top.
     pub max_sas: u32,
     pub idle: Idle,
+    /// Workers count the cycles of each stage.
+    pub stage_clock: bool,
     pub allow_static_keys: bool,
     pub exception_limits: ExceptionLimits,
     pub ports: Vec<Port>,
@@ -162,6 +164,7 @@ impl DataplaneConfig {
             plugins: table.take_list("plugins", absolute).unwrap_or_default(),
             max_sas: table.take_or("max_sas", SAS_DEFAULT, number(2..=SAS_MAX)),
             idle: read_idle(table),
+            stage_clock: table.take_or("stage_clock", false, boolean),
             allow_static_keys,
             exception_limits: read_limits(table),
             ports,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ip::IpPacket;
 
 const BASE: TunnelConfig = TunnelConfig {
     local: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
@@ -62,7 +63,7 @@ fn inner_v4(len: usize, tos: u8, df: bool) -> Vec<u8> {
 fn wrap(tunnel: &Tunnel, inner: &[u8], spi: u32, sequence: u64) -> (Vec<u8>, Protected) {
     let sizes = tunnel.sizes(inner.len());
     let mut frame = [&vec![0xee; sizes.prepend], inner, &vec![0xee; sizes.append]].concat();
-    let parsed = IpPacket::parse(inner).unwrap();
+    let parsed = Head::parse(inner).unwrap();
     let protected = tunnel
         .write(&mut frame, &parsed, spi, sequence, true)
         .unwrap();
@@ -234,7 +235,7 @@ fn packets_of_an_sa_have_different_ids_and_one_flow_label() {
 fn refused_with_nothing_written() {
     let tunnel = Tunnel::new(&BASE).unwrap();
     let inner = inner_v4(62, 0, false);
-    let parsed = IpPacket::parse(&inner).unwrap();
+    let parsed = Head::parse(&inner).unwrap();
     let whole = 62 + tunnel.overhead(62);
     let refused = |len: usize, sequence, esn| {
         let mut frame = vec![0xee; len];
@@ -259,7 +260,7 @@ fn too_long_for_ip() {
     let tunnel = Tunnel::new(&BASE).unwrap();
     let largest = tunnel.inner_mtu(65_535);
     for (len, expected) in [(largest, None), (largest + 1, Some(EncapError::TooLong))] {
-        let parsed = IpPacket::parse(&inner_v4(len, 0, false)).unwrap();
+        let parsed = Head::parse(&inner_v4(len, 0, false)).unwrap();
         let mut frame = vec![0; len + tunnel.overhead(len)];
         assert_eq!(
             tunnel.write(&mut frame, &parsed, 1, 1, false).err(),

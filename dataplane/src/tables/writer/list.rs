@@ -1,8 +1,9 @@
 //! What the tables hold, for operators.
 
-use api::record::{Policy, SaInfo};
+use api::id::SaId;
+use api::record::Policy;
 
-use super::TablesWriter;
+use super::{SaEntry, TablesWriter};
 use crate::tables::sad::Sa;
 
 impl TablesWriter {
@@ -11,10 +12,14 @@ impl TablesWriter {
         self.policies.values()
     }
 
-    /// All SAs, in no order, and what they were made with.
-    pub fn sas(&self) -> impl ExactSizeIterator<Item = (&Sa, &SaInfo)> {
-        self.sas
-            .values()
-            .map(|entry| (entry.sa.as_ref(), &entry.info))
+    /// All SAs, in no order.
+    pub fn sas(&self) -> impl ExactSizeIterator<Item = &SaEntry> {
+        self.sas.values()
+    }
+
+    /// An SA as workers see it.
+    #[must_use]
+    pub fn sa(&self, id: SaId) -> Option<&Sa> {
+        self.sad.get(id)
     }
 }

@@ -1,16 +1,17 @@
 //! Paths, children and SAs.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use api::id::{ChildId, PathId, SaId};
-use api::record::{Child, Direction, Field, Limits, Path, Sa as SaRecord, Status};
+use api::record::{Child, Direction, Field, Limits, Path, Sa as SaRecord, SaInfo, Status};
 use api::state::Flags;
+use api::window::WindowSlot;
 use crypto::KeyContext;
+use esp::encap::{Df, Dscp, Tunnel, TunnelConfig};
 
 use super::{ChildEntry, Outcome, PathEntry, SaEntry, TablesWriter, invalid};
 use crate::tables::child::{self, PathSlot};
-use crate::tables::sad::Sa;
+use crate::tables::sad::{HopCache, Marks, Sa, Way};
 
 impl TablesWriter {
     pub(super) fn path_add(&mut self, path: Path) -> Status {
@@ -27,7 +28,7 @@ impl TablesWriter {
             None => {
                 let entry = PathEntry {
                     slot: Arc::new(PathSlot::new(path)),
-                    children: 0,
+                    children: Vec::new(),
                 };
                 self.paths.insert(id, entry);
                 Status::Ok
@@ -39,29 +40,39 @@ impl TablesWriter {
         if let Err(error) = path.validate() {
             return error.into();
         }
-        let id = path.id;
-        let Some(entry) = self.paths.get(&id) else {
+        let Some(entry) = self.paths.get(&path.id) else {
             return Status::NotFound;
         };
         entry.slot.store(path);
-        self.forget_mappings(id);
-        self.refile_statics(|child| child.settings().path.id == id);
+        // What was noticed of the peer's address counts from the path's new one.
+        for child in entry.children.clone() {
+            for row in self.renew_sas(child) {
+                self.rows.lower(row, Flags::MAPPING);
+            }
+        }
         Status::Ok
     }
 
-    /// What was noticed of the peer's address counts from the path's new one.
-    fn forget_mappings(&self, id: PathId) {
-        for entry in self.sas.values() {
-            if entry.sa.child.settings().path.id == id {
-                self.rows.lower(entry.sa.row, Flags::MAPPING);
+    /// Gives workers new versions of a child's SAs; their rows.
+    fn renew_sas(&mut self, child: ChildId) -> Vec<u32> {
+        let mut rows = Vec::new();
+        let Some(entry) = self.children.get(&child) else {
+            return rows;
+        };
+        for id in &entry.sas {
+            let Some(sa) = self.sas.get(id) else { continue };
+            rows.push(sa.row);
+            if let Some(sa) = describe(&sa.info, sa.row, sa.window, &entry.child) {
+                self.sad.replace(sa);
             }
         }
+        rows
     }
 
     pub(super) fn path_delete(&mut self, id: PathId) -> Status {
         match self.paths.get(&id) {
             None => Status::NotFound,
-            Some(entry) if entry.children > 0 => Status::Busy,
+            Some(entry) if !entry.children.is_empty() => Status::Busy,
             Some(_) => {
                 self.paths.remove(&id);
                 Status::Ok
@@ -82,13 +93,16 @@ impl TablesWriter {
         let Some(path) = self.paths.get_mut(&record.path) else {
             return invalid(Field::CHILD_PATH);
         };
-        path.children += 1;
-        let child = Arc::new(child::Child::new(record, Arc::clone(&path.slot)));
+        let Some(slot) = self.slots.take(&self.tables.quiescence) else {
+            return Status::Full;
+        };
+        path.children.push(id);
+        let child = Arc::new(child::Child::new(record, Arc::clone(&path.slot), slot));
         self.children.insert(
             id,
             ChildEntry {
                 child,
-                sas: HashSet::new(),
+                sas: Vec::new(),
                 policies: 0,
             },
         );
@@ -103,11 +117,11 @@ impl TablesWriter {
         let Some(path) = self.paths.get_mut(&record.path) else {
             return invalid(Field::CHILD_PATH);
         };
-        path.children += 1;
+        path.children.push(id);
         let old = entry.child.settings().path.id;
         entry.child.update(record, Arc::clone(&path.slot));
-        self.leave_path(old);
-        self.refile_statics(|child| child.id == id);
+        self.leave_path(old, id);
+        self.renew_sas(id);
         Status::Ok
     }
 
@@ -117,25 +131,19 @@ impl TablesWriter {
             Some(entry) if !entry.sas.is_empty() || entry.policies > 0 => Status::Busy,
             Some(entry) => {
                 let path = entry.child.settings().path.id;
+                self.slots.put_back(entry.child.slot);
                 self.children.remove(&id);
-                self.leave_path(path);
+                self.leave_path(path, id);
                 Status::Ok
             }
         }
     }
 
-    fn leave_path(&mut self, id: PathId) {
-        if let Some(path) = self.paths.get_mut(&id) {
-            path.children = path.children.saturating_sub(1);
-        }
-    }
-
-    /// Static SAs are found by their path's address, so a change of that moves them.
-    fn refile_statics(&self, of: impl Fn(&child::Child) -> bool) {
-        for entry in self.sas.values().filter(|entry| of(&entry.sa.child)) {
-            if entry.sa.id.is_static() {
-                self.tables.sad.refile(&entry.sa);
-            }
+    fn leave_path(&mut self, id: PathId, child: ChildId) {
+        if let Some(path) = self.paths.get_mut(&id)
+            && let Some(at) = path.children.iter().position(|held| *held == child)
+        {
+            path.children.swap_remove(at);
         }
     }
 
@@ -144,7 +152,7 @@ impl TablesWriter {
             return error.into();
         }
         let id = record.id;
-        let Some(row) = self.tables.sad.geometry().row(id) else {
+        let Some(row) = self.sad.geometry().row(id) else {
             return invalid(Field::SA_ID);
         };
         let Some(entry) = self.children.get(&record.child) else {
@@ -157,29 +165,31 @@ impl TablesWriter {
         if self.row_in_use(row) {
             return Status::Busy;
         }
-        let Ok(key) = KeyContext::aes_gcm_keymat(record.key.as_bytes(), ICV_BYTES) else {
+        let Ok(key) = KeyContext::aes_gcm_keymat(record.key.as_bytes(), ICV_BYTES.into()) else {
             return invalid(Field::SA_KEY);
         };
-        let mut sa = Sa {
-            id,
-            row,
-            spi: record.spi,
-            direction: record.direction,
-            esn: record.esn,
-            window_bits: record.window_bits,
-            window: None,
-            limits: record.limits,
-            child,
-            key: Arc::new(key),
+        let info = record.info();
+        let Some(draft) = describe(&info, row, None, &child) else {
+            return invalid(Field::SA_CHILD);
         };
-        if self.tables.sad.collides(&sa) {
+        if self.sad.collides(&draft) {
             return invalid(Field::SA_SPI);
         }
-        match self.rows.claim(record, row) {
-            Ok(window) => sa.window = window,
+        let window = match self.rows.claim(record, row) {
+            Ok(window) => window,
             Err(status) => return status,
+        };
+        let sa = describe(&info, row, window, &child);
+        if !sa.is_some_and(|sa| self.sad.insert(sa, key)) {
+            self.rows.release(row, window);
+            return Status::Full;
         }
-        self.install(record, Arc::new(sa));
+        self.note(SaEntry {
+            info,
+            row,
+            child,
+            window,
+        });
         Status::Ok
     }
 
@@ -206,22 +216,15 @@ impl TablesWriter {
 
     /// True while another SA has the row, or a worker may still hold the last one.
     fn row_in_use(&self, row: u32) -> bool {
-        self.draining.contains_key(&row) || self.tables.sad.is_taken(row)
+        self.draining.contains_key(&row) || self.sad.is_taken(row)
     }
 
-    fn install(&mut self, record: &SaRecord, sa: Arc<Sa>) {
-        let id = record.id;
-        self.tables.sad.insert(&sa);
-        if let Some(entry) = self.children.get_mut(&record.child) {
-            entry.sas.insert(id);
+    fn note(&mut self, entry: SaEntry) {
+        let id = entry.info.id;
+        if let Some(child) = self.children.get_mut(&entry.info.child) {
+            child.sas.push(id);
         }
-        self.sas.insert(
-            id,
-            SaEntry {
-                sa,
-                info: record.info(),
-            },
-        );
+        self.sas.insert(id, entry);
         self.name(|named| named.sas.insert(id));
     }
 
@@ -229,34 +232,31 @@ impl TablesWriter {
         let Some(entry) = self.sas.get_mut(&id) else {
             return Status::NotFound;
         };
-        let old = &entry.sa;
-        let sa = Arc::new(Sa {
-            limits,
-            child: Arc::clone(&old.child),
-            ..Sa::clone(old)
-        });
-        self.tables.sad.insert(&sa);
-        if sa.child.outbound().is_some_and(|active| active.id == id) {
-            sa.child.activate(Some(Arc::clone(&sa)));
+        if entry.info.limits == limits {
+            return Status::Ok;
         }
         entry.info.limits = limits;
-        entry.sa = sa;
-        Status::Ok
+        let sa = describe(&entry.info, entry.row, entry.window, &entry.child);
+        if sa.is_some_and(|sa| self.sad.replace(sa)) {
+            Status::Ok
+        } else {
+            Status::Full
+        }
     }
 
     pub(super) fn sa_delete(&mut self, id: SaId) -> Outcome {
         let Some(entry) = self.sas.remove(&id) else {
             return Status::NotFound.into();
         };
-        let sa = entry.sa;
-        self.tables.sad.remove(&sa);
-        if sa.child.outbound().is_some_and(|active| active.id == id) {
-            sa.child.activate(None);
+        // Workers must not find the way to an SA that is gone.
+        if self.tables.active(entry.child.slot) == Some(id) {
+            self.tables.activate(entry.child.slot, None);
         }
-        if let Some(entry) = self.children.get_mut(&sa.child.id) {
-            entry.sas.remove(&id);
+        let removed = self.sad.remove(id);
+        if let Some(child) = self.children.get_mut(&entry.info.child) {
+            child.sas.retain(|held| *held != id);
         }
-        self.draining.insert(sa.row, sa.window);
+        self.draining.insert(entry.row, (removed, entry.window));
         Outcome {
             deleted: vec![id],
             ..Status::Ok.into()
@@ -267,16 +267,85 @@ impl TablesWriter {
         let (Some(child), Some(entry)) = (self.children.get(&child), self.sas.get(&id)) else {
             return Status::NotFound;
         };
-        if entry.sa.direction != Direction::Outbound {
+        if entry.info.direction != Direction::Outbound {
             return invalid(Field::DIRECTION);
         }
-        if entry.sa.child.id != child.child.id {
+        if entry.info.child != child.child.id {
             return invalid(Field::SA_CHILD);
         }
-        child.child.activate(Some(Arc::clone(&entry.sa)));
+        self.tables.activate(child.child.slot, Some(id));
         Status::Ok
     }
 }
 
 /// Of AES-GCM with the 16-byte ICV, the only algorithm so far.
-const ICV_BYTES: usize = 16;
+const ICV_BYTES: u8 = 16;
+
+/// An SA as workers see it, with what its child and path say now; `None` if its path makes no
+/// tunnel.
+fn describe(
+    info: &SaInfo,
+    row: u32,
+    window: Option<WindowSlot>,
+    child: &child::Child,
+) -> Option<Sa> {
+    let settings = child.settings();
+    let (path, record) = (settings.path.load(), &settings.record);
+    let outbound = info.direction == Direction::Outbound;
+    let limited = info.limits != Limits::default();
+    let marks = Marks::default()
+        .with_if(Marks::ESN, info.esn)
+        .with_if(Marks::UDP, path.udp_encapsulation)
+        .with_if(Marks::LIMITED, limited)
+        .with_if(Marks::COPY_DSCP, record.copy_dscp.inwards())
+        .with_if(Marks::COPY_ECN, record.copy_ecn);
+    let (way, tunnel) = if outbound {
+        let config = tunnel_config(&path, record);
+        let way = Way::Outbound {
+            mtu_bytes: path.mtu_bytes,
+            hop: HopCache::default(),
+        };
+        (way, Some(Tunnel::new(&config).ok()?))
+    } else {
+        let way = Way::Inbound {
+            window_bits: info.window_bits,
+            window,
+            local: path.local,
+        };
+        (way, None)
+    };
+    Some(Sa {
+        id: info.id,
+        spi: info.spi,
+        row,
+        child: child.slot,
+        vrf: path.vrf,
+        interface: path.interface,
+        inner_vrf: record.vrf,
+        icv_bytes: ICV_BYTES,
+        marks,
+        way,
+        tunnel,
+        limits: info.limits,
+        peer: (path.remote, path.remote_port),
+    })
+}
+
+fn tunnel_config(path: &Path, child: &Child) -> TunnelConfig {
+    let dscp = match path.dscp {
+        Some(fixed) => Dscp::Fixed(fixed),
+        None if child.copy_dscp.outwards() => Dscp::Copy,
+        None => Dscp::Fixed(0),
+    };
+    TunnelConfig {
+        local: path.local,
+        remote: path.remote,
+        udp_ports: path
+            .udp_encapsulation
+            .then_some((path.local_port, path.remote_port)),
+        icv_len: ICV_BYTES.into(),
+        df: if child.copy_df { Df::Copy } else { Df::Clear },
+        dscp,
+        copy_ecn: child.copy_ecn,
+    }
+}

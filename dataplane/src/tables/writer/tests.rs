@@ -16,17 +16,14 @@ use esp::replay::Verdict;
 
 use super::TablesWriter;
 use crate::state::State;
-use crate::tables::Tables;
-use crate::tables::spd::Flow;
+use crate::tables::sad::Way;
+use crate::tables::spd::{self, Flow, FlowV4};
 
 fn writer() -> (TablesWriter, DataplaneSide) {
     let geometry = Geometry::new(64, 1, 4).unwrap();
     let side = DataplaneSide::create(&StateSizes::new(geometry, 1, 512)).unwrap();
     let state = Arc::new(State::new(side.states().clone()));
-    (
-        TablesWriter::new(Arc::new(Tables::new(geometry, 1)), state),
-        side,
-    )
+    (TablesWriter::new(geometry, 1, state), side)
 }
 
 /// A writer with path 1, child 1 and its inbound SA.
@@ -107,6 +104,14 @@ fn policy(number: u32, action: Action) -> Policy {
             local_ports: ANY_PORTS,
             remote_ports: ANY_PORTS,
         },
+    }
+}
+
+/// Where the SA's replay window lies.
+fn slot(sa: &crate::tables::sad::Sa) -> Option<api::window::WindowSlot> {
+    match sa.way {
+        Way::Inbound { window, .. } => window,
+        Way::Outbound { .. } => None,
     }
 }
 
@@ -285,7 +290,7 @@ fn a_begin_whose_author_died_leaves_no_trace() {
     writer.abandon();
     writer.publish();
     assert_eq!(found(&writer), None);
-    assert!(writer.tables().sad.get(id(1)).is_some());
+    assert!(writer.sa(id(1)).is_some());
     assert_eq!(writer.apply(Command::SaDelete(id(1))).deleted, [id(1)]);
     assert_eq!(
         status(&mut writer, Command::ChildDelete(ChildId(1))),
@@ -331,8 +336,8 @@ fn a_resync_deletes_what_it_does_not_name() {
         Some(PolicyId::fixed(0)),
         "configuration stays"
     );
-    assert!(writer.tables().sad.get(id(1)).is_some());
-    assert!(writer.tables().sad.get(id(2)).is_none());
+    assert!(writer.sa(id(1)).is_some());
+    assert!(writer.sa(id(2)).is_none());
     assert_eq!(
         status(&mut writer, Command::PathDelete(PathId(2))),
         Status::NotFound
@@ -355,6 +360,81 @@ fn a_row_is_free_only_after_its_release() {
     );
     writer.release(id(1));
     assert_eq!(status(&mut writer, Command::SaAdd(next)), Status::Ok);
+}
+
+/// The slot in what workers see of the only outbound policy.
+fn protecting_slot(writer: &TablesWriter) -> Option<u32> {
+    let flow = FlowV4::default();
+    let snapshot = writer.tables().snapshot();
+    match snapshot.policies.outbound_spd().v4().lookup(&flow)?.verdict {
+        spd::Verdict::Protect { slot } => Some(slot),
+        spd::Verdict::Bypass | spd::Verdict::Discard => None,
+    }
+}
+
+#[test]
+fn no_child_takes_the_slot_of_one_that_a_worker_may_still_protect_by() {
+    let (mut writer, _side) = with_sa();
+    let protect = |number: u32| policy(number, Action::Protect(ChildId(number)));
+    let add = |writer: &mut TablesWriter, number: u32| {
+        let child = Child {
+            id: ChildId(number),
+            ..child()
+        };
+        for command in [
+            Command::ChildAdd(child),
+            Command::PolicyAdd(protect(number)),
+        ] {
+            assert_eq!(writer.apply(command).status, Status::Ok);
+        }
+    };
+    let delete = |writer: &mut TablesWriter, number: u32| {
+        for command in [
+            Command::PolicyDelete(PolicyId(number)),
+            Command::ChildDelete(ChildId(number)),
+        ] {
+            assert_eq!(writer.apply(command).status, Status::Ok);
+        }
+    };
+    let tables = Arc::clone(writer.tables());
+    add(&mut writer, 2);
+    writer.publish();
+    let first = protecting_slot(&writer);
+    assert!(first.is_some());
+    delete(&mut writer, 2);
+    assert_eq!(protecting_slot(&writer), first, "not published");
+    add(&mut writer, 3);
+    let turn = tables.quiescence.enter(0);
+    writer.publish();
+    let second = protecting_slot(&writer);
+    assert_ne!(second, first);
+    delete(&mut writer, 3);
+    add(&mut writer, 4);
+    writer.publish();
+    let third = protecting_slot(&writer);
+    assert!(third != first && third != second, "a worker is at work");
+    drop(turn);
+    delete(&mut writer, 4);
+    add(&mut writer, 5);
+    writer.publish();
+    assert!([first, second].contains(&protecting_slot(&writer)));
+}
+
+#[test]
+fn an_old_version_is_not_left_for_a_worker_to_free() {
+    let (mut writer, _side) = with_sa();
+    status(&mut writer, Command::PolicyAdd(policy(1, Action::Bypass)));
+    let tables = Arc::clone(writer.tables());
+    let turn = tables.quiescence.enter(0);
+    let seen = tables.snapshot();
+    let policies = Arc::downgrade(&seen.policies);
+    status(&mut writer, Command::PolicyDelete(PolicyId(1)));
+    writer.publish();
+    drop(seen);
+    assert!(policies.upgrade().is_some());
+    drop(turn);
+    writer.publish();
+    assert!(policies.upgrade().is_none());
 }
 
 #[test]
@@ -396,7 +476,7 @@ fn an_unknown_key_is_never_adopted() {
         status(&mut writer, Command::SaAdd(stranger)),
         Status::Uncertain
     );
-    assert!(writer.tables().sad.get(id(5)).is_none());
+    assert!(writer.sa(id(5)).is_none());
 }
 
 #[test]
@@ -414,9 +494,9 @@ fn nothing_up_to_the_start_of_an_sa_is_fresh() {
     ] {
         assert_eq!(status(&mut writer, command), Status::Ok);
     }
-    let sa = writer.tables().sad.get(id(1)).unwrap();
+    let sa = writer.sa(id(1)).unwrap();
     let state = State::new(side.states().clone());
-    let window = state.window(state.row(sa.row).unwrap(), sa.window, 64);
+    let window = state.window(state.row(sa.row).unwrap(), slot(sa), 64);
     let window = window.unwrap();
     for seen in start - 63..=start {
         assert_eq!(window.check(seen), Verdict::Duplicate, "{seen}");
@@ -429,7 +509,7 @@ fn nothing_up_to_the_start_of_an_sa_is_fresh() {
 #[test]
 fn a_row_that_a_worker_is_writing_is_waited_for() {
     let (mut writer, side) = with_sa();
-    let row = writer.tables().sad.get(id(1)).unwrap().row;
+    let row = writer.sa(id(1)).unwrap().row;
     let row = side.states().row(row).unwrap();
     let again = Sa {
         adopt: true,
@@ -452,7 +532,7 @@ fn a_row_that_a_worker_is_writing_is_waited_for() {
 #[test]
 fn a_new_path_settles_what_was_noticed_of_the_peers_address() {
     let (mut writer, side) = with_sa();
-    let row = writer.tables().sad.get(id(1)).unwrap().row;
+    let row = writer.sa(id(1)).unwrap().row;
     let row = side.states().row(row).unwrap();
     let moved = Path {
         remote: [192, 0, 2, 9].into(),
@@ -491,10 +571,10 @@ fn a_region_whose_dataplane_lives_is_not_adopted() {
 #[test]
 fn a_dead_dataplanes_sa_goes_on_where_it_was() {
     let (old, old_side) = with_sa();
-    let old_sa = old.tables().sad.get(id(1)).unwrap();
+    let old_sa = old.sa(id(1)).unwrap();
     let row = old_side.states().row(old_sa.row).unwrap();
     let living = State::new(old_side.states().clone());
-    let window = living.window(row, old_sa.window, 64).unwrap();
+    let window = living.window(row, slot(old_sa), 64).unwrap();
     let update = row.update();
     assert_eq!(window.commit(40), Verdict::Fresh);
     update.traffic(1, 100, 5);
@@ -503,11 +583,11 @@ fn a_dead_dataplanes_sa_goes_on_where_it_was() {
     drop((old, old_side, living));
     let (status, writer, side) = adopt(elders, sa());
     assert_eq!(status, Status::Ok);
-    let sa = writer.tables().sad.get(id(1)).unwrap();
+    let sa = writer.sa(id(1)).unwrap();
     let state = State::new(side.states().clone());
     let row = state.row(sa.row).unwrap();
     assert_eq!((row.sequence(), row.packets(), row.bytes()), (40, 1, 100));
-    let window = state.window(row, sa.window, 64).unwrap();
+    let window = state.window(row, slot(sa), 64).unwrap();
     assert_eq!(window.check(40), Verdict::Duplicate);
     assert_eq!(window.check(39), Verdict::Fresh);
 }
@@ -515,7 +595,7 @@ fn a_dead_dataplanes_sa_goes_on_where_it_was() {
 #[test]
 fn what_a_kill_interrupted_or_another_key_is_not_adopted() {
     let (old, old_side) = with_sa();
-    let old_sa = old.tables().sad.get(id(1)).unwrap();
+    let old_sa = old.sa(id(1)).unwrap();
     let row = old_side.states().row(old_sa.row).unwrap();
     let _unfinished = row.update();
     let elders = handed_over(&old_side);
@@ -586,7 +666,10 @@ fn static_sas_are_found_by_spi_and_follow_their_path() {
     );
     let local = path().local;
     let by_spi = |writer: &TablesWriter, vrf, local, spi| {
-        writer.tables().sad.inbound(vrf, local, spi).map(|sa| sa.id)
+        let tables = writer.tables();
+        let turn = tables.quiescence.enter(0).unwrap();
+        let found = tables.sad.inbound(vrf, local, spi, &turn);
+        found.map(|sa| sa.id)
     };
     assert_eq!(by_spi(&writer, Vrf(0), local, fixed.spi), Some(fixed.id));
     assert_eq!(by_spi(&writer, Vrf(1), local, fixed.spi), None);

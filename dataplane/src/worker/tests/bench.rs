@@ -27,10 +27,9 @@ use super::packets::frame;
 use crate::links::{self, Class, ControlLinks, Exception, Held, Injected, Notice};
 use crate::port::{Mac, PortIndex, PortInfo, Side};
 use crate::state::State;
-use crate::tables::Tables;
 use crate::tables::fib::{Route, Target};
 use crate::tables::writer::TablesWriter;
-use crate::worker::{PortQueues, View, Worker, WorkerParts};
+use crate::worker::{PortQueues, Worker, WorkerParts};
 
 pub(super) const INSIDE: usize = 0;
 pub(super) const OUTSIDE: usize = 1;
@@ -158,8 +157,8 @@ impl Gateway {
         let geometry = Geometry::new(64, 2, 4).unwrap();
         let side = DataplaneSide::create(&StateSizes::new(geometry, 2, 4096)).unwrap();
         let state = Arc::new(State::new(side.states().clone()));
-        let tables = Arc::new(Tables::new(geometry, 2));
-        let writer = TablesWriter::new(Arc::clone(&tables), Arc::clone(&state));
+        let writer = TablesWriter::new(geometry, 2, Arc::clone(&state));
+        let tables = Arc::clone(writer.tables());
         let (control, worker_links) = links::connect(2).unwrap();
         let Rings { wires, transmit } = Rings::take();
         let queues = (0..).zip(transmit).map(|(index, tx)| PortQueues {
@@ -178,6 +177,7 @@ impl Gateway {
                 links: worker_links.next().unwrap(),
                 limits: ExceptionLimits::default(),
                 max_latency_us: 0,
+                stage_clock: true,
             })
         };
         let (worker, second) = (worker(0, queues.collect()), worker(1, Vec::new()));
@@ -369,19 +369,10 @@ impl Gateway {
         for frame in frames {
             batch.push(pool().alloc_copy(frame).unwrap()).unwrap();
         }
-        let Worker { fixed, work, .. } = &mut self.worker;
-        let snapshot = fixed.tables.snapshot();
-        let view = View {
-            worker: fixed.index,
-            tables: &fixed.tables,
-            snapshot: &snapshot,
-            state: &fixed.state,
-            ports: &fixed.ports,
-            now_ms: crate::state::now_ms(),
-        };
-        work.exits.start_turn(view.now_ms);
-        work.accept(&view, port(on), batch);
-        work.process(&view);
+        let accepted = self
+            .worker
+            .look(|work, view| work.accept(view, port(on), batch));
+        accepted.unwrap();
         self.settle();
     }
 

@@ -1,0 +1,94 @@
+//! GHASH (SP 800-38D 6.4) by carry-less multiplication (Gueron and Kounavis, "Intel Carry-Less
+//! Multiplication Instruction and its Usage for Computing the GCM Mode").
+//!
+//! Blocks are byte-reversed, so that bit 127 of a register is the polynomial's constant term, and
+//! the product of two of them is one bit short of where it should be. Powers of H are kept shifted
+//! by that bit (H * x mod P), which corrects every product at no cost.
+
+use super::lanes::{Lanes, Xmm};
+
+/// Sum of unreduced 256-bit products, by Karatsuba's three parts, each lane for itself.
+#[derive(Clone, Copy)]
+pub(super) struct Product<V> {
+    low: V,
+    /// (low + high) * (low + high): the middle, once `low` and `high` are taken out of it.
+    cross: V,
+    high: V,
+}
+
+impl<V: Lanes> Product<V> {
+    /// Nothing yet.
+    ///
+    /// # Safety
+    /// As for [`Lanes::zero`].
+    #[inline(always)]
+    pub(super) unsafe fn zero() -> Self {
+        // SAFETY: the caller vouches for the CPU.
+        let zero = unsafe { V::zero() };
+        Self {
+            low: zero,
+            cross: zero,
+            high: zero,
+        }
+    }
+
+    /// Adds `x * power`, without reducing it.
+    #[inline(always)]
+    pub(super) fn add(&mut self, x: V, power: V) {
+        let x_halves = x.xor(x.swap_halves());
+        let power_halves = power.xor(power.swap_halves());
+        self.low = self.low.xor(x.multiply::<0x00>(power));
+        self.high = self.high.xor(x.multiply::<0x11>(power));
+        let cross = x_halves.multiply::<0x00>(power_halves);
+        self.cross = self.cross.xor(cross);
+    }
+
+    /// See [`Lanes::pin`].
+    #[inline(always)]
+    pub(super) fn pin(&mut self) {
+        self.low = self.low.pin();
+        self.cross = self.cross.pin();
+        self.high = self.high.pin();
+    }
+
+    /// The sum over the lanes, reduced.
+    #[inline(always)]
+    pub(super) fn reduced(self) -> Xmm {
+        let cross = self.cross.xor(self.low).xor(self.high);
+        reduce(self.low.sum(), cross.sum(), self.high.sum())
+    }
+
+    /// The same for up to `BLOCKS` sums at once: lane `m` is that of `group[m]`.
+    #[inline(always)]
+    pub(super) fn reduced_each(group: [Self; 4]) -> V {
+        let cross = group.map(|product| product.cross.xor(product.low).xor(product.high));
+        reduce(
+            V::sum_each(group.map(|product| product.low)),
+            V::sum_each(cross),
+            V::sum_each(group.map(|product| product.high)),
+        )
+    }
+}
+
+/// The remainder of a 256-bit product modulo x^128 + x^127 + x^126 + x^121 + 1, the reflected
+/// polynomial, in two folds of 64 bits.
+#[inline(always)]
+fn reduce<V: Lanes>(low: V, middle: V, high: V) -> V {
+    // SAFETY: a vector exists, so the CPU has its instructions.
+    let polynomial = unsafe { Xmm::from_halves(0xc2 << 56, 1) };
+    // SAFETY: as above.
+    let polynomial = unsafe { V::splat(polynomial) };
+    // By the high half of the polynomial: its low half is 1, which is the exchange of the halves.
+    let fold = |value: V| value.swap_halves().xor(polynomial.multiply::<0x01>(value));
+    let middle = middle.xor(fold(low));
+    high.xor(fold(middle))
+}
+
+/// The product of two elements, the second one shifted as the powers of H are.
+#[inline(always)]
+pub(super) fn multiply(x: Xmm, power: Xmm) -> Xmm {
+    // SAFETY: a vector exists, so the CPU has its instructions.
+    let mut product = unsafe { Product::zero() };
+    product.add(x, power);
+    product.reduced()
+}

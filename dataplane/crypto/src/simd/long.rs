@@ -1,0 +1,393 @@
+//! One packet of any length: chunks of `W` vectors, the hash of one woven into the AES of another.
+//!
+//! AES and carry-less multiplication keep different pipes busy (Drucker, Gueron and Krasnov, "Making
+//! AES Great Again", 5). Sealing hashes the chunk before, because the ciphertext has to be there;
+//! opening hashes the chunk that it decrypts. The last vectors, up to `W`, are straight-line code for
+//! each count.
+
+use super::each;
+use super::ghash::Product;
+use super::lanes::{Lanes, Xmm};
+use super::packet::{Packet, ROUNDS_MIN, VECTORS_MAX, Vectors, first_counters, round};
+use crate::key::POWERS;
+use crate::op::Op;
+
+/// Seals or opens one packet, `W` vectors a chunk.
+///
+/// # Safety
+/// The CPU must have the tier's instructions, the operation be valid and its key one of a SIMD tier.
+#[inline(always)]
+pub(super) unsafe fn long<V: Lanes, const W: usize, const OPEN: bool>(op: *mut Op<'_>) {
+    const { assert!(W <= ROUNDS_MIN && W * V::BLOCKS < POWERS) };
+    let chunk = W * V::BLOCKS;
+    // SAFETY: the caller vouches for the operation and the CPU.
+    let packet = unsafe { Packet::new(op) };
+    // SAFETY: as above.
+    let mut work = unsafe { Work::<V, W, OPEN>::new(packet) };
+    if work.left() <= chunk {
+        // SAFETY: no more than `W` vectors are left.
+        return unsafe { work.end::<true>() };
+    }
+    // SAFETY: more than a chunk is left.
+    unsafe { work.chunk::<true>() };
+    while work.left() > chunk {
+        // SAFETY: more than a chunk is left.
+        unsafe { work.chunk::<false>() };
+    }
+    // SAFETY: no more than `W` vectors are left.
+    unsafe { work.end::<false>() };
+}
+
+/// How far one packet is.
+struct Work<'a, V, const W: usize, const OPEN: bool> {
+    packet: Packet<'a>,
+    nonce: V,
+    /// The first block that is not encrypted or decrypted yet.
+    block: usize,
+    /// Blocks of the packet, with block 0.
+    total: usize,
+    /// Sum of what is hashed since the last reduction.
+    product: Product<V>,
+    /// The power of H for the first block that is not hashed yet.
+    power: usize,
+    /// Chunks to hash until the sum is to be reduced.
+    until_reduced: usize,
+    /// The last reduction, to be added to the next block that is hashed.
+    carry: V,
+    /// Sealing: the first vector of the chunk before, ready to be hashed.
+    first: V,
+    /// The tag's mask.
+    mask: Xmm,
+}
+
+impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
+    const CHUNK: usize = W * V::BLOCKS;
+
+    /// # Safety
+    /// As for [`long`].
+    #[inline(always)]
+    unsafe fn new(packet: Packet<'a>) -> Self {
+        // SAFETY: the caller vouches for the CPU.
+        let zero = unsafe { V::zero() };
+        let mut work = Self {
+            packet,
+            // SAFETY: as above.
+            nonce: unsafe { packet.nonce() },
+            block: 0,
+            total: packet.blocks() + 1,
+            // SAFETY: as above.
+            product: unsafe { Product::zero() },
+            power: 0,
+            until_reduced: 0,
+            carry: zero,
+            first: zero,
+            mask: zero.lane(0),
+        };
+        work.plan(work.total);
+        work
+    }
+
+    /// Blocks that are not encrypted or decrypted yet.
+    #[inline(always)]
+    fn left(&self) -> usize {
+        self.total - self.block
+    }
+
+    /// Chooses the powers for `left` blocks that are not hashed: if there are not enough of them, as
+    /// many chunks as they do for, after which the sum is reduced.
+    #[inline(always)]
+    fn plan(&mut self, left: usize) {
+        if left < POWERS {
+            self.power = left + 1;
+            self.until_reduced = usize::MAX;
+        } else {
+            self.until_reduced = (POWERS - 1) / Self::CHUNK;
+            self.power = self.until_reduced * Self::CHUNK;
+        }
+    }
+
+    /// Adds vector `v` of the chunk that begins with `block` to the hash.
+    ///
+    /// # Safety
+    /// As for [`long`]; the chunk must lie within the packet.
+    #[inline(always)]
+    unsafe fn hash_vector<const FIRST: bool>(&mut self, block: usize, v: usize) {
+        let x = if v == 0 && !OPEN {
+            self.first
+        } else {
+            // SAFETY: the caller vouches for the chunk.
+            let text: V = unsafe { self.packet.load(block + v * V::BLOCKS, V::BLOCKS) };
+            let x = text.swap_bytes();
+            match (v, FIRST) {
+                // SAFETY: the caller vouches for the CPU.
+                (0, true) => x.set_lane(0, unsafe { self.packet.aad() }),
+                (0, false) => x.xor(self.carry),
+                _ => x,
+            }
+        };
+        // SAFETY: `plan` left as many powers as the chunk has blocks.
+        let powers = unsafe { self.packet.powers(self.power - v * V::BLOCKS) };
+        self.product.add(x, powers);
+    }
+
+    /// A chunk is hashed.
+    #[inline(always)]
+    fn chunk_hashed(&mut self, left: usize) {
+        self.power -= Self::CHUNK;
+        self.until_reduced -= 1;
+        // SAFETY: a vector exists, so the CPU has its instructions.
+        self.carry = unsafe { V::zero() };
+        if self.until_reduced == 0 {
+            self.carry = self.carry.set_lane(0, self.product.reduced());
+            // SAFETY: as above.
+            self.product = unsafe { Product::zero() };
+            self.plan(left);
+        }
+    }
+
+    /// Encrypts or decrypts one chunk, all of whose blocks are whole. Opening hashes it, sealing
+    /// hashes the one before.
+    ///
+    /// # Safety
+    /// As for [`long`]; more than a chunk must be left.
+    #[inline(always)]
+    unsafe fn chunk<const FIRST: bool>(&mut self) {
+        // SAFETY: the caller vouches for the CPU.
+        let mut state = unsafe { counters(self.nonce, self.block, W) };
+        // SAFETY: as above.
+        unsafe { self.packet.first_rounds(&mut state, W, false) };
+        let hashes = OPEN || !FIRST;
+        let hashed = if OPEN {
+            self.block
+        } else {
+            self.block - if FIRST { 0 } else { Self::CHUNK }
+        };
+        each!(r < ROUNDS_MIN, {
+            // SAFETY: as above.
+            let key = unsafe { self.packet.round_key(r) };
+            round(&mut state, W, false, key);
+            // Vector 0 comes last: the carry from the chunk before may still be in the making.
+            if hashes && r < W {
+                // SAFETY: the chunk lies within the packet.
+                unsafe { self.hash_vector::<FIRST>(hashed, (r + 1) % W) };
+                self.product.pin();
+            }
+        });
+        // SAFETY: the last round; the caller vouches for the CPU.
+        let last: V = unsafe { self.packet.round_key(ROUNDS_MIN) };
+        each!(v < W, {
+            let block = self.block + v * V::BLOCKS;
+            // SAFETY: the chunk lies within the packet.
+            let data = unsafe { self.packet.load(block, V::BLOCKS) };
+            let text = state[v].aes_last(last.xor(data));
+            state[v] = text;
+            // SAFETY: as above.
+            unsafe { self.packet.store(block, V::BLOCKS, text) };
+        });
+        if hashes {
+            self.chunk_hashed(self.total - hashed - Self::CHUNK);
+        }
+        if FIRST {
+            self.mask = state[0].lane(0);
+        }
+        if !OPEN {
+            self.first = state[0].swap_bytes();
+            self.first = if FIRST {
+                // SAFETY: the caller vouches for the CPU.
+                self.first.set_lane(0, unsafe { self.packet.aad() })
+            } else {
+                self.first.xor(self.carry)
+            };
+        }
+        self.block += Self::CHUNK;
+    }
+
+    /// The rest of the packet and its tag. `FIRST` if nothing came before.
+    ///
+    /// # Safety
+    /// As for [`long`]; at least a block and no more than `W` vectors must be left.
+    #[inline(always)]
+    unsafe fn end<const FIRST: bool>(&mut self) {
+        macro_rules! of {
+            ($count:literal) => {
+                if $count <= W {
+                    // SAFETY: that many vectors are left.
+                    return unsafe { self.end_of::<$count, FIRST>() };
+                }
+            };
+        }
+        match self.left().div_ceil(V::BLOCKS) {
+            1 => of!(1),
+            2 => of!(2),
+            3 => of!(3),
+            4 => of!(4),
+            5 => of!(5),
+            6 => of!(6),
+            7 => of!(7),
+            8 => of!(8),
+            _ => of!(9),
+        }
+    }
+
+    /// [`Self::end`] with `T` vectors left, the last of which may be partly filled.
+    ///
+    /// # Safety
+    /// As for [`Self::end`].
+    #[inline(always)]
+    unsafe fn end_of<const T: usize, const FIRST: bool>(&mut self) {
+        let last_lanes = self.left() - (T - 1) * V::BLOCKS;
+        let lanes = |v: usize| if v + 1 == T { last_lanes } else { V::BLOCKS };
+        // SAFETY: the caller vouches for the CPU.
+        let mut state = unsafe { counters(self.nonce, self.block, T) };
+        let mut data = state;
+        each!(v < T, {
+            // SAFETY: these lanes are blocks up to the last one.
+            data[v] = unsafe { self.packet.load(self.block + v * V::BLOCKS, lanes(v)) };
+        });
+        // SAFETY: the caller vouches for the CPU; nothing is written yet.
+        let received = unsafe { self.packet.received::<V>() };
+        // SAFETY: as above.
+        unsafe { self.packet.first_rounds(&mut state, T, false) };
+        let before = !OPEN && !FIRST;
+        each!(r < ROUNDS_MIN, {
+            // SAFETY: as above.
+            let key = unsafe { self.packet.round_key(r) };
+            round(&mut state, T, false, key);
+            if before && r < W {
+                let block = self.block - Self::CHUNK;
+                // SAFETY: the chunk before lies within the packet.
+                unsafe { self.hash_vector::<FIRST>(block, (r + 1) % W) };
+                self.product.pin();
+            }
+            if OPEN && r < T {
+                let v = (r + 1) % T;
+                // SAFETY: as for this function.
+                unsafe { self.hash_end::<T, FIRST>(v, data[v]) };
+                self.product.pin();
+            }
+        });
+        if before {
+            self.chunk_hashed(self.left());
+        }
+        // SAFETY: the last round; the caller vouches for the CPU.
+        let last: V = unsafe { self.packet.round_key(ROUNDS_MIN) };
+        each!(v < T, {
+            state[v] = state[v].aes_last(last.xor(data[v]));
+            // SAFETY: these lanes are blocks up to the last one.
+            unsafe {
+                self.packet
+                    .store(self.block + v * V::BLOCKS, lanes(v), state[v])
+            };
+        });
+        if FIRST {
+            self.mask = state[0].lane(0);
+        }
+        if !OPEN {
+            each!(i < T, {
+                let v = (i + 1) % T;
+                // SAFETY: as for this function.
+                unsafe { self.hash_end::<T, FIRST>(v, state[v]) };
+            });
+        }
+        if last_lanes == V::BLOCKS {
+            // SAFETY: the caller vouches for the CPU.
+            let lengths = unsafe { self.packet.lengths() };
+            // SAFETY: as above.
+            unsafe { self.packet.add_alone(&mut self.product, lengths) };
+        }
+        let tag = self.product.reduced().swap_bytes().xor(self.mask);
+        self.packet.finish::<OPEN>(tag, received);
+    }
+
+    /// Adds vector `v` of the last `T` to the hash.
+    ///
+    /// # Safety
+    /// As for [`Self::end`].
+    #[inline(always)]
+    unsafe fn hash_end<const T: usize, const FIRST: bool>(&mut self, v: usize, text: V) {
+        let at = self.block + v * V::BLOCKS;
+        let mut x = text;
+        if v + 1 == T {
+            x = x.keep_bytes(self.packet.len + 16 - 16 * at);
+        }
+        x = x.swap_bytes();
+        if v == 0 {
+            x = if FIRST {
+                // SAFETY: the caller vouches for the CPU.
+                x.set_lane(0, unsafe { self.packet.aad() })
+            } else {
+                x.xor(self.carry)
+            };
+        }
+        if v + 1 == T {
+            // SAFETY: the caller vouches for the CPU.
+            x = x.set_lane(self.total - at, unsafe { self.packet.lengths() });
+        }
+        // SAFETY: one more than the blocks from `at` on, and no more than a chunk and one.
+        let powers = unsafe { self.packet.powers(self.total + 1 - at) };
+        self.product.add(x, powers);
+    }
+}
+
+/// `count` vectors of nonce and counter from `block` on.
+///
+/// # Safety
+/// As for [`long`].
+#[inline(always)]
+unsafe fn counters<V: Lanes>(nonce: V, block: usize, count: usize) -> Vectors<V> {
+    let mut state = [nonce; VECTORS_MAX];
+    // A counter's low byte is at its end, the highest byte of the register's word: as long as it does
+    // not overflow within these vectors, adding there is all that is needed.
+    let low = (block + 1) & 0xff;
+    if low + count * V::BLOCKS > 0x100 {
+        // SAFETY: the caller vouches for the CPU.
+        unsafe { counters_across(&mut state, block) };
+        return state;
+    }
+    let high = ((block + 1) as u32 & !0xff).swap_bytes();
+    // SAFETY: the caller vouches for the CPU.
+    let base = nonce.xor(unsafe { in_last_word(high) });
+    // SAFETY: as above.
+    let mut counter: V = unsafe { first_counters(0) };
+    // SAFETY: as above.
+    counter = counter.add_words(unsafe { in_last_word((low as u32).wrapping_sub(1) << 24) });
+    // SAFETY: as above.
+    let step = unsafe { in_last_word((V::BLOCKS as u32) << 24) };
+    each!(v < count, {
+        if v > 0 {
+            counter = counter.add_words(step);
+        }
+        state[v] = base.xor(counter);
+    });
+    state
+}
+
+/// The same where the low byte overflows: seldom, and only in packets of 4 KB and more.
+///
+/// # Safety
+/// As for [`long`].
+#[cold]
+#[inline(always)]
+unsafe fn counters_across<V: Lanes>(state: &mut Vectors<V>, block: usize) {
+    let mut blocks = [[0_u8; 16]; 4 * VECTORS_MAX];
+    for (counter, bytes) in (block as u32 + 1..).zip(&mut blocks) {
+        bytes[12..].copy_from_slice(&counter.to_be_bytes());
+    }
+    each!(v < VECTORS_MAX, {
+        let at = blocks.as_ptr().wrapping_add(v * V::BLOCKS);
+        // SAFETY: 9 vectors of up to four blocks are in the array.
+        state[v] = state[v].xor(unsafe { V::load(at.cast()) });
+    });
+}
+
+/// `word` as the last four bytes of every block.
+///
+/// # Safety
+/// The CPU must have the tier's instructions.
+#[inline(always)]
+unsafe fn in_last_word<V: Lanes>(word: u32) -> V {
+    // SAFETY: the caller vouches for the CPU.
+    let block = unsafe { Xmm::from_halves(u64::from(word) << 32, 0) };
+    // SAFETY: as above.
+    unsafe { V::splat(block) }
+}

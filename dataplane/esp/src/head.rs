@@ -1,0 +1,168 @@
+//! The short form of [`IpPacket`]: what stages behind classification need, in 20 bytes. Addresses stay
+//! in the packet.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::bytes::{array, u8_at};
+use crate::checksum;
+use crate::ip::{Family, Fragment, IPV4_HEADER_BYTES, IpError, IpPacket, Ports};
+use crate::protocol;
+
+/// What one pass over an IP packet found. Offsets and lengths are in bytes from the IP header's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Length of the packet by its own header; the slice may be longer.
+    pub total_len: u16,
+    /// Where the next layer's header starts; in a later fragment, its data.
+    pub l4_offset: u16,
+    /// Ports or ICMP type and code.
+    pub ports: Ports,
+    /// IP version.
+    pub family: Family,
+    /// Next layer protocol, as in [`IpPacket::protocol`].
+    pub protocol: u8,
+    /// DSCP (6 bits) and ECN (2 bits).
+    pub tos: u8,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// Whether it is a fragment.
+    pub fragment: Fragment,
+    /// Don't fragment; true for IPv6.
+    pub df: bool,
+}
+
+impl Head {
+    /// Reads a packet of either family by its version field.
+    ///
+    /// # Errors
+    /// As [`IpPacket::parse`], which reads whatever is not the plainest IPv4.
+    #[inline]
+    pub fn parse(packet: &[u8]) -> Result<Self, IpError> {
+        match Self::plain_v4(packet) {
+            Some(head) => Ok(head),
+            None => Self::of(&IpPacket::parse(packet)?),
+        }
+    }
+
+    /// Reads a packet that the layer below says is of `family`.
+    ///
+    /// # Errors
+    /// As [`IpPacket::parse_as`].
+    #[inline(always)]
+    pub fn parse_as(family: Family, packet: &[u8]) -> Result<Self, IpError> {
+        if family == Family::V4
+            && let Some(head) = Self::plain_v4(packet)
+        {
+            return Ok(head);
+        }
+        Self::of(&IpPacket::parse_as(family, packet)?)
+    }
+
+    /// The short form.
+    ///
+    /// # Errors
+    /// [`IpError::TotalLength`] for a jumbo of more than 65,535 bytes with its header.
+    pub fn of(ip: &IpPacket) -> Result<Self, IpError> {
+        let short = |n: usize| u16::try_from(n).map_err(|_| IpError::TotalLength);
+        Ok(Self {
+            total_len: short(ip.total_len)?,
+            l4_offset: short(ip.l4_offset)?,
+            ports: ip.ports,
+            family: ip.family,
+            protocol: ip.protocol,
+            tos: ip.tos,
+            ttl: ip.ttl,
+            fragment: ip.fragment,
+            df: ip.df,
+        })
+    }
+
+    /// A whole IPv4 packet without options, with a right checksum; `None` for all else, bad or good.
+    #[inline(always)]
+    fn plain_v4(packet: &[u8]) -> Option<Self> {
+        let header = packet.first_chunk::<IPV4_HEADER_BYTES>()?;
+        let [version_ihl, tos, l0, l1, _, _, f0, f1, ttl, protocol, ..] = *header;
+        let total_len = u16::from_be_bytes([l0, l1]);
+        let fits = (IPV4_HEADER_BYTES..=packet.len()).contains(&usize::from(total_len));
+        // Offset and more-fragments have to be zero.
+        let whole = u16::from_be_bytes([f0, f1]) & 0x3fff == 0;
+        if version_ihl != 0x45 || !whole || !fits || !checksum::is_right_v4(header) {
+            return None;
+        }
+        let ports = match protocol {
+            protocol::TCP | protocol::UDP if total_len >= 24 => {
+                let [s0, s1, d0, d1] = array::<4>(packet, IPV4_HEADER_BYTES)?;
+                Ports::Pair {
+                    source: u16::from_be_bytes([s0, s1]),
+                    destination: u16::from_be_bytes([d0, d1]),
+                }
+            }
+            protocol::ESP | protocol::AH => Ports::None,
+            _ => return None,
+        };
+        Some(Self {
+            total_len,
+            l4_offset: 20,
+            ports,
+            family: Family::V4,
+            protocol,
+            tos,
+            ttl,
+            fragment: Fragment::No,
+            df: f0 & 0x40 != 0,
+        })
+    }
+
+    /// Length of the packet in bytes.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.total_len.into()
+    }
+
+    /// Never: a packet has a header.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.total_len == 0
+    }
+
+    /// The upper layer's bytes of the packet this was read from, without trailing padding.
+    #[must_use]
+    pub fn l4<'p>(&self, packet: &'p [u8]) -> &'p [u8] {
+        let range = usize::from(self.l4_offset)..usize::from(self.total_len);
+        packet.get(range).unwrap_or_default()
+    }
+}
+
+/// Source and destination of an IPv4 packet; zeros if it is too short to have any.
+#[inline(always)]
+#[must_use]
+pub fn addresses_v4(packet: &[u8]) -> (u32, u32) {
+    let both = array::<8>(packet, 12).unwrap_or_default();
+    let [s0, s1, s2, s3, d0, d1, d2, d3] = both;
+    (
+        u32::from_be_bytes([s0, s1, s2, s3]),
+        u32::from_be_bytes([d0, d1, d2, d3]),
+    )
+}
+
+/// Source and destination of an IPv6 packet; zeros if it is too short to have any.
+#[inline]
+#[must_use]
+pub fn addresses_v6(packet: &[u8]) -> (u128, u128) {
+    let at = |at| u128::from_be_bytes(array::<16>(packet, at).unwrap_or_default());
+    (at(8), at(24))
+}
+
+/// Source and destination by the version field.
+#[must_use]
+pub fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
+    if u8_at(packet, 0).is_some_and(|first| first >> 4 == 6) {
+        let (source, destination) = addresses_v6(packet);
+        let v6 = |bits| IpAddr::V6(Ipv6Addr::from_bits(bits));
+        return (v6(source), v6(destination));
+    }
+    let (source, destination) = addresses_v4(packet);
+    let v4 = |bits| IpAddr::V4(Ipv4Addr::from_bits(bits));
+    (v4(source), v4(destination))
+}

@@ -1,0 +1,209 @@
+//! Packets that travel together: one burst, from reception to its exits.
+//!
+//! Each packet has a lane that it keeps throughout, and a [`Set`] says which lanes a stage is for.
+//! So nothing is moved or sorted between stages, and the order within a set is that of arrival.
+
+use std::ops::{BitOr, BitOrAssign};
+
+use api::id::{Interface, SaId};
+use arrayvec::ArrayVec;
+use crypto::KeyContext;
+use dpdk::BATCH_SIZE;
+use esp::head::Head;
+use esp::ip::{Family, Fragment, Ports};
+
+use super::exits::{Exit, Exits};
+use super::search::Begun;
+use crate::packet::Packet;
+use crate::port::PortIndex;
+use crate::tables::fib::NextHop;
+use crate::tables::sad::Sa;
+
+/// One packet and what the stages found out about it.
+pub(super) struct Lane<'t> {
+    pub(super) packet: Packet,
+    /// The IP header in front: the outer one until decapsulation, then the inner one.
+    pub(super) head: Head,
+    /// Inbound: where ESP stands, in bytes of the outer packet.
+    pub(super) esp: (u16, u16),
+    /// Inbound: UDP source port of ESP in UDP.
+    pub(super) udp_source: Option<u16>,
+    /// Inbound: DSCP and ECN of the outer header.
+    pub(super) outer_tos: u8,
+    /// For the gateway itself, or for a group that it may belong to.
+    pub(super) to_us: bool,
+    /// Full sequence number.
+    pub(super) sequence: u64,
+    /// Outbound: the SA that the child's packets take.
+    pub(super) sa_id: SaId,
+    pub(super) sa: Option<&'t Sa>,
+    pub(super) key: Option<&'t KeyContext>,
+    /// Where a clear packet goes by the FIB, and the interface of that.
+    pub(super) hop: Option<NextHop>,
+    pub(super) interface: Interface,
+    /// The search for its policy, if it needs one.
+    pub(super) search: Begun,
+    pub(super) needs_policy: bool,
+    /// Outbound: place of the protect policy, and slot of its child.
+    pub(super) rule: u32,
+    pub(super) child: u32,
+}
+
+/// What a lane has before anybody has looked.
+const NO_HEAD: Head = Head {
+    total_len: 0,
+    l4_offset: 0,
+    ports: Ports::None,
+    family: Family::V4,
+    protocol: 0,
+    tos: 0,
+    ttl: 0,
+    fragment: Fragment::No,
+    df: false,
+};
+
+impl Lane<'_> {
+    /// A packet that nobody has looked at.
+    #[inline]
+    pub(super) const fn new(packet: Packet) -> Self {
+        Self {
+            packet,
+            head: NO_HEAD,
+            esp: (0, 0),
+            udp_source: None,
+            outer_tos: 0,
+            to_us: false,
+            sequence: 0,
+            sa_id: SaId(0),
+            sa: None,
+            key: None,
+            hop: None,
+            interface: Interface(0),
+            search: Begun::EMPTY,
+            needs_policy: false,
+            rule: 0,
+            child: 0,
+        }
+    }
+
+    /// The port that the packet arrived at.
+    #[inline]
+    pub(super) const fn port(&self) -> PortIndex {
+        self.packet.port
+    }
+}
+
+/// Numbers of lanes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Set(u64);
+
+// One bit a lane.
+const _: () = assert!(BATCH_SIZE == 64);
+
+impl Set {
+    #[inline]
+    pub(super) const fn insert(&mut self, lane: usize) {
+        self.0 |= 1 << (lane % BATCH_SIZE);
+    }
+
+    #[inline]
+    pub(super) const fn has(self, lane: usize) -> bool {
+        self.0 & (1 << (lane % BATCH_SIZE)) != 0
+    }
+
+    /// Those of this set that are not in `other`.
+    #[inline]
+    pub(super) const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    #[inline]
+    pub(super) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl Iterator for Set {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let lane = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(lane)
+    }
+}
+
+impl BitOr for Set {
+    type Output = Self;
+
+    #[inline]
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Set {
+    #[inline]
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// A burst under way.
+#[derive(Default)]
+pub(super) struct Flight<'t> {
+    pub(super) lanes: ArrayVec<Lane<'t>, BATCH_SIZE>,
+    /// ESP packets for us.
+    pub(super) esp: Set,
+    /// Clear packets.
+    pub(super) clear: Set,
+}
+
+impl<'t> Flight<'t> {
+    /// Runs a stage over the lanes of a set, in order: those that it refuses leave by the exit it
+    /// names. Gives the others.
+    #[inline(always)]
+    pub(super) fn stage(
+        &mut self,
+        set: Set,
+        exits: &mut Exits,
+        mut step: impl FnMut(&mut Lane<'t>, &mut Exits) -> Result<(), Exit>,
+    ) -> Set {
+        let mut passed = Set::default();
+        for number in set {
+            let Some(lane) = self.lanes.get_mut(number) else {
+                continue;
+            };
+            match step(lane, exits) {
+                Ok(()) => passed.insert(number),
+                Err(exit) => exits.leave(lane.packet.take(), exit),
+            }
+        }
+        passed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_count_up_and_know_their_edges() {
+        let mut set = Set::default();
+        assert!(set.is_empty());
+        for lane in [63, 5, 0] {
+            set.insert(lane);
+        }
+        assert!(set.eq([0, 5, 63]));
+        assert!(set.has(63) && !set.has(62));
+        let mut other = Set::default();
+        other.insert(1);
+        other.insert(5);
+        assert!((set | other).eq([0, 1, 5, 63]));
+        assert!(set.without(other).eq([0, 63]));
+    }
+}
