@@ -301,13 +301,15 @@ fn drops(before: &Counters, after: &Counters) -> String {
 /// Core cycles per transmitted packet of each `stage_NAME_cycles`, which count in TSC.
 fn stages(first: &Counters, last: &Counters, stats: &Stats) -> Vec<(String, f64)> {
     let packets = last.get("tx").saturating_sub(first.get("tx")).max(1);
+    let wraps = stats.wraps(first.get("rx"), last.get("rx"));
+    let sealing = wraps as f64 * stats.seal_tsc * stats.ratio / packets as f64;
     let rows = last.rows.iter().filter_map(|row| {
         let name = row.name.strip_prefix("stage_")?.strip_suffix("_cycles")?;
         let cycles = row.value.saturating_sub(first.get(&row.name));
         let cycles = cycles as f64 * stats.ratio / packets as f64;
         // The generator works inside of these two.
         let generator = match name {
-            "rx" => stats.rx,
+            "rx" => stats.rx + sealing,
             "tx" => stats.tx,
             _ => 0.0,
         };
@@ -355,6 +357,7 @@ mod tests {
         };
         let rows = vec![
             row("tx", tx),
+            row("rx", tx + 700),
             row("stage_rx_cycles", rx),
             row("stage_crypto_cycles", crypto),
             row("rounds", 7),
@@ -365,9 +368,9 @@ mod tests {
     #[test]
     fn stages_are_core_cycles_without_the_generator() {
         let text = r#"{"net":1,"net_p10":1,"gross":1,"rx":30,"tx":20,"windows":1,"clean":1,
-            "tx_pps":1,"ratio":1.5,"core_ghz":1,"rx_pkts":1,"tx_pkts":1}"#;
+            "tx_pps":1,"frames":1000,"ring":24,"seal_tsc":4000,"ratio":1.5,"core_ghz":1,"rx_pkts":1,"tx_pkts":1}"#;
         let stats: Stats = serde_json::from_str(text).unwrap();
-        let (first, last) = (counters(100, 50, 10), counters(300, 8050, 20_010));
+        let (first, last) = (counters(100, 50, 10), counters(300, 12_050, 20_010));
         let expected = [("rx".to_owned(), 30.0), ("crypto".to_owned(), 150.0)];
         assert_eq!(stages(&first, &last, &stats), expected);
     }
