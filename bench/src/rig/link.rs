@@ -49,6 +49,8 @@ pub(crate) struct Installed {
     pub(crate) sas: u32,
     pub(crate) commands: u64,
     pub(crate) seconds: f64,
+    /// The commit's part of it: all policies become visible.
+    pub(crate) commit_seconds: f64,
 }
 
 impl Link {
@@ -88,12 +90,15 @@ impl Link {
                 self.submit(&command)?;
             }
         }
+        self.settle()?;
+        let committing = Instant::now();
         self.submit(&Command::Commit)?;
         self.settle()?;
         Ok(Installed {
             sas,
             commands: self.submitted - before,
             seconds: start.elapsed().as_secs_f64(),
+            commit_seconds: committing.elapsed().as_secs_f64(),
         })
     }
 
