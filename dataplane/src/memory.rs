@@ -103,6 +103,61 @@ impl<T> Drop for Pages<T> {
     }
 }
 
+/// Up to `N` values on the stack.
+pub struct Bounded<T, const N: usize> {
+    values: [MaybeUninit<T>; N],
+    len: usize,
+}
+
+impl<T, const N: usize> Default for Bounded<T, N> {
+    #[inline(always)]
+    fn default() -> Self {
+        Self {
+            values: [const { MaybeUninit::uninit() }; N],
+            len: 0,
+        }
+    }
+}
+
+impl<T, const N: usize> Bounded<T, N> {
+    /// Adds a value and gives its place, to be filled in there; `None` when all are taken.
+    #[inline(always)]
+    pub fn push(&mut self, value: T) -> Option<&mut T> {
+        let place = self.values.get_mut(self.len)?;
+        self.len += 1;
+        Some(place.write(value))
+    }
+}
+
+impl<T, const N: usize> core::ops::Deref for Bounded<T, N> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        let first: *const T = self.values.as_ptr().cast();
+        // SAFETY: the first `len` values were written, and `MaybeUninit<T>` lies as `T` does.
+        unsafe { core::slice::from_raw_parts(first, self.len) }
+    }
+}
+
+impl<T, const N: usize> core::ops::DerefMut for Bounded<T, N> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        let first: *mut T = self.values.as_mut_ptr().cast();
+        // SAFETY: as in `deref`, borrowed exclusively.
+        unsafe { core::slice::from_raw_parts_mut(first, self.len) }
+    }
+}
+
+impl<T, const N: usize> Drop for Bounded<T, N> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let values: *mut [T] = core::ptr::from_mut(&mut **self);
+        // SAFETY: the first `len` values are dropped once, here.
+        unsafe { values.drop_in_place() };
+    }
+}
+
 /// A dense table of numbers, 0 at first, that one thread sets and all read.
 pub struct Numbers(Pages<AtomicU32>);
 
@@ -223,16 +278,16 @@ impl<T: Send + Sync> Slots<T> {
         Some(unsafe { value.assume_init_ref() })
     }
 
-    /// Asks for the tag of a slot and for `lines` cache lines of what most likely is its value, from
-    /// line `from` on.
+    /// Asks for the tag of a slot and for the first `lines` cache lines of what most likely is its
+    /// value.
     #[inline(always)]
-    pub fn prefetch(&self, slot: u32, from: usize, lines: usize) {
+    pub fn prefetch(&self, slot: u32, lines: usize) {
         if let Some(tag) = self.tags.as_slice().get(slot as usize) {
             prefetch(tag);
         }
         if let Some(cell) = self.cells.as_slice().get(slot as usize) {
             let first = core::ptr::from_ref(cell).cast::<u8>();
-            for line in from..from + lines {
+            for line in 0..lines {
                 prefetch_line(first.wrapping_add(line * LINE_BYTES));
             }
         }

@@ -38,8 +38,25 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// No frame at all.
+    pub const NONE: Self = Self {
+        frame: None,
+        vrf: Vrf(0),
+        port: PortIndex::FIRST,
+        origin: Origin::Wire,
+        hops: 0,
+    };
+
+    /// Takes a frame that begins with its Ethernet header in the place of none.
+    #[inline(always)]
+    pub(crate) fn put(&mut self, frame: Mbuf, port: PortIndex, vrf: Vrf, origin: Origin) {
+        debug_assert!(self.frame.is_none(), "a packet was overwritten");
+        self.frame = Some(frame);
+        (self.port, self.vrf, self.origin) = (port, vrf, origin);
+    }
+
     /// A frame that begins with its Ethernet header.
-    #[inline]
+    #[inline(always)]
     pub const fn new(frame: Mbuf, port: PortIndex, vrf: Vrf, origin: Origin) -> Self {
         Self {
             frame: Some(frame),
@@ -51,28 +68,28 @@ impl Packet {
     }
 
     /// The frame from its Ethernet header on.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.frame.as_deref().unwrap_or_default()
     }
 
     /// The same, to write.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.frame.as_deref_mut().unwrap_or_default()
     }
 
     /// The frame behind its Ethernet header; empty when it is shorter than that.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn network(&self) -> &[u8] {
         self.bytes().get(ETHERNET_BYTES..).unwrap_or_default()
     }
 
     /// The same, to write.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn network_mut(&mut self) -> &mut [u8] {
         self.bytes_mut()
@@ -81,39 +98,28 @@ impl Packet {
     }
 
     /// The buffer.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub const fn frame(&self) -> Option<&Mbuf> {
         self.frame.as_ref()
     }
 
     /// The buffer, to grow or shrink.
-    #[inline]
+    #[inline(always)]
     pub const fn frame_mut(&mut self) -> Option<&mut Mbuf> {
         self.frame.as_mut()
     }
 
-    /// Moves the packet out and leaves an empty shell, which may be dropped.
-    #[inline]
-    pub(crate) fn take(&mut self) -> Self {
-        Self {
-            frame: self.frame.take(),
-            vrf: self.vrf,
-            port: self.port,
-            origin: self.origin,
-            hops: self.hops,
-        }
-    }
-
-    /// Takes the frame out. For exits only: whoever calls this counts the packet.
-    #[inline]
-    pub(crate) fn into_frame(mut self) -> Option<Mbuf> {
+    /// Takes the frame out and leaves an empty shell. For exits only: whoever calls this counts the
+    /// packet.
+    #[inline(always)]
+    pub(crate) const fn take_frame(&mut self) -> Option<Mbuf> {
         self.frame.take()
     }
 }
 
 impl Drop for Packet {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         let left = self.frame.is_none() || std::thread::panicking();
         debug_assert!(left, "a packet was freed without being counted");

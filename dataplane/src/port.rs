@@ -12,6 +12,9 @@ pub const MAX_PORTS: usize = 16;
 pub struct PortIndex(u8);
 
 impl PortIndex {
+    /// The first port.
+    pub const FIRST: Self = Self(0);
+
     /// The port with this number; `None` past [`MAX_PORTS`].
     #[must_use]
     pub fn new(index: usize) -> Option<Self> {

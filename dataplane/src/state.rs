@@ -12,8 +12,6 @@ use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
-use crate::memory::prefetch;
-
 /// How often, and how far apart, a row that a worker is writing is looked at: 20 ms in all.
 const SETTLE_TRIES: u32 = 40;
 const SETTLE_PAUSE: Duration = Duration::from_micros(500);
@@ -60,18 +58,6 @@ impl State {
             .map(|slot| self.states.window(slot))
             .unwrap_or_default();
         Window::new(words, row.sequence_word(), window_bits).ok()
-    }
-
-    /// Asks for the word of a window that a sequence number's bit is in.
-    #[inline]
-    pub fn prefetch_window(&self, slot: WindowSlot, sequence: u64) {
-        let words = self.states.window(slot);
-        // The ring of `esp::replay`: 64 numbers a word, a power of two of words.
-        let place = (sequence >> 6) & (words.len() as u64).saturating_sub(1);
-        let word = usize::try_from(place).ok().and_then(|at| words.get(at));
-        if let Some(word) = word {
-            prefetch(word);
-        }
     }
 
     /// Makes one owner's counters visible: workers by number, the control thread behind them.

@@ -420,14 +420,9 @@ const fn pad_len(inner_len: usize) -> usize {
     inner_len.wrapping_add(TRAILER_BYTES).wrapping_neg() & (ALIGNMENT_BYTES - 1)
 }
 
-/// Padding 1, 2, 3, .. (RFC 4303 2.4), its length, and room for the next header; by length. What
-/// stands behind is overwritten by the ICV.
-const TRAILERS: [[u8; 8]; ALIGNMENT_BYTES] = [
-    [0, 0, 0, 0, 0, 0, 0, 0],
-    [1, 1, 0, 0, 0, 0, 0, 0],
-    [1, 2, 2, 0, 0, 0, 0, 0],
-    [1, 2, 3, 3, 0, 0, 0, 0],
-];
+/// Padding 1, 2, 3, .. (RFC 4303 2.4) and its length, by length; the first byte lowest. The next
+/// header follows, and what stands behind is overwritten by the ICV.
+const TRAILERS: [u64; ALIGNMENT_BYTES] = [0x00, 0x01_01, 0x02_02_01, 0x03_03_02_01];
 
 /// Padding, its length, next header. The ICV behind them has at least 8 bytes, so that 8 can be
 /// written at once.
@@ -438,9 +433,9 @@ fn write_trailer(sealed: &mut [u8], inner: &Head) -> Option<()> {
         Family::V6 => protocol::IPV6,
     };
     let pad_len = pad_len(inner.len());
-    let mut trailer = *TRAILERS.get(pad_len)?;
-    *trailer.get_mut(pad_len.wrapping_add(1))? = next_header;
-    put(sealed, inner.len(), trailer)
+    let behind = (pad_len as u64).wrapping_add(1).wrapping_mul(8);
+    let trailer = TRAILERS.get(pad_len)? | u64::from(next_header) << (behind & 63);
+    put(sealed, inner.len(), trailer.to_le_bytes())
 }
 
 /// SPI, sequence number, and the IV, which is the whole sequence number (RFC 4303 2, RFC 4106 3.1).

@@ -91,6 +91,7 @@ impl<'a> Window<'a> {
     ///
     /// # Errors
     /// [`WindowError`]
+    #[inline]
     pub const fn new(
         words: &'a [AtomicU64],
         highest: &'a AtomicU64,
@@ -110,6 +111,7 @@ impl<'a> Window<'a> {
     }
 
     /// The highest authenticated sequence number.
+    #[inline]
     #[must_use]
     pub fn highest(&self) -> u64 {
         self.highest.load(Ordering::Relaxed)
@@ -119,6 +121,7 @@ impl<'a> Window<'a> {
     ///
     /// None if that would be before the first or beyond the last number there is: treat it as
     /// [`Verdict::Late`]. Only authentication proves the answer right.
+    #[inline]
     #[must_use]
     pub fn infer(&self, low: u32) -> Option<u64> {
         // Without a window the nearest number wins.
@@ -136,6 +139,7 @@ impl<'a> Window<'a> {
     }
 
     /// Whether a packet with this number may be accepted; the state stays (RFC 4303 3.4.3).
+    #[inline]
     #[must_use]
     pub fn check(&self, sequence: u64) -> Verdict {
         if self.bits == 0 {
@@ -158,6 +162,7 @@ impl<'a> Window<'a> {
     ///
     /// Call it for the packets of a batch in order: a number twice in a batch passes
     /// [`Self::check`] twice, and here once.
+    #[inline]
     #[must_use]
     pub fn commit(&self, sequence: u64) -> Verdict {
         let verdict = self.check(sequence);
@@ -167,23 +172,39 @@ impl<'a> Window<'a> {
         let highest = self.highest();
         if sequence > highest {
             self.highest.store(sequence, Ordering::Relaxed);
+            if sequence >> 6 == highest >> 6 {
+                // The usual case, clearing and setting at once: what was jumped over is in one word.
+                self.set_above(highest, sequence);
+                return Verdict::Fresh;
+            }
             self.clear_between(highest, sequence);
         }
         self.set(sequence);
         Verdict::Fresh
     }
 
+    /// The word that the bit of a sequence number is in, of which only the low bits need be known;
+    /// `None` if the window is off.
+    #[inline]
+    #[must_use]
+    pub fn word_of(&self, sequence: u64) -> Option<&AtomicU64> {
+        self.word(sequence >> 6)
+    }
+
+    #[inline]
     fn capacity(&self) -> u64 {
         (self.words.len() as u64).wrapping_mul(u64::from(WORD_BITS))
     }
 
     /// The word of a sequence number and its bit in there.
+    #[inline]
     fn place(&self, sequence: u64) -> (Option<&AtomicU64>, u64) {
         let bit = sequence & u64::from(WORD_BITS - 1);
         (self.word(sequence >> 6), 1_u64 << bit)
     }
 
     /// The word with that number, counted around the ring.
+    #[inline]
     fn word(&self, number: u64) -> Option<&AtomicU64> {
         // The length is a power of two, and 0 only if the window is off.
         let mask = (self.words.len() as u64).wrapping_sub(1);
@@ -192,12 +213,14 @@ impl<'a> Window<'a> {
             .and_then(|index| self.words.get(index))
     }
 
+    #[inline]
     fn is_set(&self, sequence: u64) -> bool {
         let (word, bit) = self.place(sequence);
         // No such word cannot happen; if it did, refusing is the safe answer.
         word.is_none_or(|word| word.load(Ordering::Relaxed) & bit != 0)
     }
 
+    #[inline]
     fn set(&self, sequence: u64) {
         let (word, bit) = self.place(sequence);
         if let Some(word) = word {
@@ -205,7 +228,21 @@ impl<'a> Window<'a> {
         }
     }
 
+    /// Sets the bit of `to` and clears those between, where `from` is less and in the same word.
+    #[inline]
+    fn set_above(&self, from: u64, to: u64) {
+        let (word, bit) = self.place(to);
+        if let Some(word) = word {
+            let jumped = ((u64::MAX << (from & 63)) << 1) & (u64::MAX >> (!to & 63));
+            word.store(
+                (word.load(Ordering::Relaxed) & !jumped) | bit,
+                Ordering::Release,
+            );
+        }
+    }
+
     /// Clears the bits of all numbers above `from` and up to `to`.
+    #[inline]
     fn clear_between(&self, from: u64, to: u64) {
         if to.wrapping_sub(from) >= self.capacity() {
             for word in self.words {

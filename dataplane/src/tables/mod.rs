@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod child;
+pub mod compact;
 pub mod fib;
 pub mod flow_cache;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::memory::Numbers;
 use crate::quiescence::Quiescence;
-use fib::{Fib, Locals, Neighbours};
+use fib::{Fib, Locals, NextHops};
 use sad::{Sad, SadWriter};
 use spd::Policies;
 
@@ -39,7 +40,7 @@ pub struct Snapshot {
     /// Routes.
     pub fib: Arc<Fib>,
     /// Ethernet addresses of next hops.
-    pub neighbours: Arc<Neighbours>,
+    pub neighbours: Arc<NextHops>,
     /// The gateway's own addresses.
     pub locals: Arc<Locals>,
 }

@@ -255,16 +255,11 @@ impl Sad {
         self.get(id, turn)
     }
 
-    /// Asks for what a packet of the SA in this row will touch, its key apart.
+    /// Asks for what a packet of the SA in this row will touch, and for the tag of its key.
     #[inline]
     pub fn prefetch(&self, row: u32) {
-        self.sas.prefetch(row, 0, SA_LINES);
-    }
-
-    /// The same for the key: the tag, and what a short packet needs of it.
-    #[inline]
-    pub fn prefetch_key(&self, row: u32, from: usize, lines: usize) {
-        self.keys.prefetch(row, from, lines);
+        self.sas.prefetch(row, SA_LINES);
+        self.keys.prefetch(row, 0);
     }
 }
 

@@ -21,7 +21,7 @@ use api::state::Elders;
 use api::window::WindowSlot;
 
 use super::child::{Child, PathSlot};
-use super::fib::{Fib, Locals, Neighbours, Route};
+use super::fib::{Fib, Locals, Neighbours, NextHops, Route};
 use super::sad::{RemovedSa, SadWriter};
 use super::{Snapshot, Tables};
 use crate::port::{Mac, PortIndex};
@@ -210,17 +210,18 @@ impl TablesWriter {
 
     /// Replaces all neighbours.
     pub fn set_neighbours(&mut self, neighbours: Neighbours) {
-        self.next.neighbours = Arc::new(neighbours);
+        self.next.neighbours = Arc::new(NextHops::new(neighbours));
         self.hops_changed();
     }
 
     /// Sets one neighbour, or with `None` forgets it.
     pub fn set_neighbour(&mut self, port: PortIndex, address: IpAddr, mac: Option<Mac>) {
-        let neighbours = Arc::make_mut(&mut self.next.neighbours);
+        let mut neighbours = self.next.neighbours.all().clone();
         match mac {
             Some(mac) => neighbours.insert((port, address), mac),
             None => neighbours.remove(&(port, address)),
         };
+        self.next.neighbours = Arc::new(NextHops::new(neighbours));
         self.hops_changed();
     }
 

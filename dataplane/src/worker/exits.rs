@@ -113,11 +113,12 @@ impl Exits {
     }
 
     /// Ends a packet's way.
+    #[cold]
     #[inline(never)]
-    pub(super) fn leave(&mut self, packet: Packet, exit: Exit) {
+    pub(super) fn leave(&mut self, packet: &mut Packet, exit: Exit) {
         match exit {
             Exit::Drop(reason) => self.discard(packet, reason),
-            Exit::Transmit(port) => self.transmit(packet, port),
+            Exit::Transmit(port) => self.send(packet, port),
             Exit::Punt(class) => self.punt(packet, class),
             Exit::ToTwin => {
                 let port = packet.port;
@@ -134,8 +135,8 @@ impl Exits {
     }
 
     /// Drops a packet.
-    pub(super) fn discard(&mut self, packet: Packet, reason: DropReason) {
-        self.discard_frame(packet.into_frame(), reason);
+    pub(super) fn discard(&mut self, packet: &mut Packet, reason: DropReason) {
+        self.discard_frame(packet.take_frame(), reason);
     }
 
     fn discard_frame(&mut self, frame: Option<Mbuf>, reason: DropReason) {
@@ -143,12 +144,17 @@ impl Exits {
         self.counts.drop_one(reason);
     }
 
-    /// Sends a finished frame.
-    #[inline]
-    pub(super) fn transmit(&mut self, packet: Packet, port: PortIndex) {
-        let Some(frame) = packet.into_frame() else {
-            return self.counts.drop_one(DropReason::Internal);
-        };
+    /// Sends a finished packet.
+    #[inline(always)]
+    pub(super) fn send(&mut self, packet: &mut Packet, port: PortIndex) {
+        match packet.take_frame() {
+            Some(frame) => self.transmit(frame, port),
+            None => self.counts.drop_one(DropReason::Internal),
+        }
+    }
+
+    #[inline(always)]
+    fn transmit(&mut self, frame: Mbuf, port: PortIndex) {
         let Some(outgoing) = self.outgoing.get_mut(port.index()) else {
             return self.discard_frame(Some(frame), DropReason::Internal);
         };
@@ -174,7 +180,7 @@ impl Exits {
     }
 
     /// Gives a packet for the gateway itself to the control thread, within its class's limit.
-    fn punt(&mut self, packet: Packet, class: Class) {
+    fn punt(&mut self, packet: &mut Packet, class: Class) {
         let now_ms = self.now_ms;
         let bucket = self.classes.get_mut(class.index()).and_then(Option::as_mut);
         if bucket.is_some_and(|bucket| !bucket.take(now_ms)) {
@@ -186,7 +192,7 @@ impl Exits {
 
     /// Gives a finished frame to the control thread, to wait for its next hop's address, no more of
     /// them than neighbour messages.
-    fn hold(&mut self, packet: Packet, port: PortIndex, next_hop: IpAddr) {
+    fn hold(&mut self, packet: &mut Packet, port: PortIndex, next_hop: IpAddr) {
         let now_ms = self.now_ms;
         let bucket = self.held.as_mut();
         if bucket.is_some_and(|bucket| !bucket.take(now_ms)) {
@@ -201,8 +207,8 @@ impl Exits {
         });
     }
 
-    fn tell(&mut self, packet: Packet, message: impl FnOnce(Mbuf) -> Exception) {
-        let Some(frame) = packet.into_frame() else {
+    fn tell(&mut self, packet: &mut Packet, message: impl FnOnce(Mbuf) -> Exception) {
+        let Some(frame) = packet.take_frame() else {
             return self.counts.drop_one(DropReason::Internal);
         };
         match self.links.exceptions.try_send(message(frame)) {
@@ -213,10 +219,10 @@ impl Exits {
     }
 
     /// Gives a packet to the worker that owns its SA.
-    fn hand_over(&mut self, packet: Packet, worker: usize) {
+    fn hand_over(&mut self, packet: &mut Packet, worker: usize) {
         let (port, origin, hops) = (packet.port, packet.origin, packet.hops);
         let vrf = packet.vrf;
-        let (Some(frame), Some(peer)) = (packet.into_frame(), self.links.peers.get(worker)) else {
+        let (Some(frame), Some(peer)) = (packet.take_frame(), self.links.peers.get(worker)) else {
             return self.counts.drop_one(DropReason::Internal);
         };
         // An SA that changes hands all the time must not keep a packet for ever.

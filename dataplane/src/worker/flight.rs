@@ -5,16 +5,18 @@
 
 use std::ops::{BitOr, BitOrAssign};
 
-use api::id::{Interface, SaId};
-use arrayvec::ArrayVec;
+use api::id::{Interface, SaId, Vrf};
+use api::state::SaRow;
 use crypto::KeyContext;
-use dpdk::BATCH_SIZE;
+use dpdk::{BATCH_SIZE, Mbuf};
 use esp::head::Head;
 use esp::ip::{Family, Fragment, Ports};
+use esp::replay::Window;
 
 use super::exits::{Exit, Exits};
 use super::search::Begun;
-use crate::packet::Packet;
+use crate::memory::Bounded;
+use crate::packet::{Origin, Packet};
 use crate::port::PortIndex;
 use crate::tables::fib::NextHop;
 use crate::tables::sad::Sa;
@@ -34,6 +36,9 @@ pub(super) struct Lane<'t> {
     pub(super) to_us: bool,
     /// Full sequence number.
     pub(super) sequence: u64,
+    /// The SA's row in the state region, and inbound its replay window.
+    pub(super) row: Option<SaRow<'t>>,
+    pub(super) window: Option<Window<'t>>,
     /// Outbound: the SA that the child's packets take.
     pub(super) sa_id: SaId,
     pub(super) sa: Option<&'t Sa>,
@@ -63,28 +68,28 @@ const NO_HEAD: Head = Head {
 };
 
 impl Lane<'_> {
-    /// A packet that nobody has looked at.
-    #[inline]
-    pub(super) const fn new(packet: Packet) -> Self {
-        Self {
-            packet,
-            head: NO_HEAD,
-            esp: (0, 0),
-            udp_source: None,
-            outer_tos: 0,
-            to_us: false,
-            sequence: 0,
-            sa_id: SaId(0),
-            sa: None,
-            key: None,
-            hop: None,
-            interface: Interface(0),
-            search: Begun::EMPTY,
-            needs_policy: false,
-            rule: 0,
-            child: 0,
-        }
-    }
+    /// One without a packet. Copied from a constant and then filled in: built from parts, it would
+    /// be put together on the stack and moved, which costs more than all else at reception.
+    const BLANK: Self = Self {
+        packet: Packet::NONE,
+        head: NO_HEAD,
+        esp: (0, 0),
+        udp_source: None,
+        outer_tos: 0,
+        to_us: false,
+        sequence: 0,
+        row: None,
+        window: None,
+        sa_id: SaId(0),
+        sa: None,
+        key: None,
+        hop: None,
+        interface: Interface(0),
+        search: Begun::EMPTY,
+        needs_policy: false,
+        rule: 0,
+        child: 0,
+    };
 
     /// The port that the packet arrived at.
     #[inline]
@@ -156,7 +161,7 @@ impl BitOrAssign for Set {
 /// A burst under way.
 #[derive(Default)]
 pub(super) struct Flight<'t> {
-    pub(super) lanes: ArrayVec<Lane<'t>, BATCH_SIZE>,
+    pub(super) lanes: Bounded<Lane<'t>, BATCH_SIZE>,
     /// ESP packets for us.
     pub(super) esp: Set,
     /// Clear packets.
@@ -164,6 +169,21 @@ pub(super) struct Flight<'t> {
 }
 
 impl<'t> Flight<'t> {
+    /// Gives a frame a lane. `None`, and the frame freed, when all are taken: callers bring no more
+    /// frames than there are lanes.
+    #[inline(always)]
+    pub(super) fn board(
+        &mut self,
+        frame: Mbuf,
+        port: PortIndex,
+        vrf: Vrf,
+        origin: Origin,
+    ) -> Option<&mut Packet> {
+        let packet = &mut self.lanes.push(Lane::BLANK)?.packet;
+        packet.put(frame, port, vrf, origin);
+        Some(packet)
+    }
+
     /// Runs a stage over the lanes of a set, in order: those that it refuses leave by the exit it
     /// names. Gives the others.
     #[inline(always)]
@@ -180,7 +200,8 @@ impl<'t> Flight<'t> {
             };
             match step(lane, exits) {
                 Ok(()) => passed.insert(number),
-                Err(exit) => exits.leave(lane.packet.take(), exit),
+                Err(Exit::Transmit(port)) => exits.send(&mut lane.packet, port),
+                Err(exit) => exits.leave(&mut lane.packet, exit),
             }
         }
         passed

@@ -39,7 +39,7 @@ pub(super) fn announce(view: &View<'_>, lane: &Lane<'_>) {
             .row(SaId(u32::from_be_bytes(*spi)))
     });
     if let Some(row) = row {
-        view.announce(row, lane.head.len());
+        view.announce(row);
     }
 }
 
@@ -64,12 +64,15 @@ pub(super) fn look_up<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Ex
     lane.sequence = header.sequence.into();
     lane.key = view.tables.sad.key(sa, view.turn);
     lane.sa = Some(sa);
-    if let Way::Inbound {
-        window: Some(slot), ..
-    } = sa.way
-    {
-        view.state.prefetch_window(slot, lane.sequence);
+    if let Some(key) = lane.key {
+        key.prefetch(end - start);
     }
+    let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
+    let window = view.window(row, sa)?;
+    if let Some(word) = window.word_of(lane.sequence) {
+        prefetch(word);
+    }
+    (lane.row, lane.window) = (Some(row), Some(window));
     view.snapshot.policies.prefetch_carried(sa.child);
     Ok(())
 }
@@ -90,10 +93,10 @@ fn fits(view: &View<'_>, lane: &Lane<'_>, sa: &Sa, to: IpAddr) -> bool {
 /// Infers the full sequence number, and refuses what the window has seen (RFC 4303 3.4.3) or what
 /// cannot be ESP.
 #[inline(always)]
-pub(super) fn check_replay(view: &View<'_>, lane: &mut Lane<'_>) -> Result<(), Exit> {
+pub(super) fn check_replay(lane: &mut Lane<'_>) -> Result<(), Exit> {
     let sa = lane.sa.ok_or(DropReason::Internal)?;
-    let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
-    let window = view.window(row, sa)?;
+    let row = lane.row.ok_or(DropReason::Internal)?;
+    let window = lane.window.as_ref().ok_or(DropReason::Internal)?;
     if sa.esn() {
         let low = u32::try_from(lane.sequence).map_err(|_| DropReason::Internal)?;
         lane.sequence = window.infer(low).ok_or(DropReason::Late)?;
@@ -127,8 +130,8 @@ struct Run<'t> {
 
 impl<'t> Run<'t> {
     #[inline]
-    fn start(view: &View<'t>, sa: &Sa) -> Result<Self, DropReason> {
-        let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
+    fn start(lane: &Lane<'t>, sa: &Sa) -> Result<Self, DropReason> {
+        let row = lane.row.ok_or(DropReason::Internal)?;
         Ok(Self {
             row,
             number: sa.row,
@@ -160,12 +163,12 @@ pub(super) fn commit_replay<'t>(
     let passed = flight.stage(opened, exits, |lane, exits| {
         let sa = lane.sa.ok_or(DropReason::Internal)?;
         if run.as_ref().is_none_or(|run| run.number != sa.row)
-            && let Some(ended) = run.replace(Run::start(view, sa)?)
+            && let Some(ended) = run.replace(Run::start(lane, sa)?)
         {
             ended.finish(view.now_ms);
         }
         match &mut run {
-            Some(run) => commit(view, lane, sa, run, exits),
+            Some(run) => commit(lane, sa, run, exits),
             None => Err(DropReason::Internal.into()),
         }
     });
@@ -186,7 +189,6 @@ pub(super) fn forged(view: &View<'_>, lane: &Lane<'_>) -> Exit {
 
 #[inline(always)]
 fn commit<'t>(
-    view: &View<'t>,
     lane: &mut Lane<'t>,
     sa: &Sa,
     run: &mut Run<'t>,
@@ -198,7 +200,8 @@ fn commit<'t>(
         Ok(Inner::Dummy) => Err(DropReason::DummyPacket),
         Err(error) => Err(esp_reason(error)),
     });
-    fresh(run.row, view.window(run.row, sa)?.commit(lane.sequence))?;
+    let window = lane.window.as_ref().ok_or(DropReason::Internal)?;
+    fresh(run.row, window.commit(lane.sequence))?;
     let bytes = inner.as_ref().map_or(0, |inner| inner.len() as u64);
     let more = (run.packets + 1, run.bytes + bytes);
     limits::check(sa, run.row, exits, more)?;
@@ -340,11 +343,10 @@ impl<'t> View<'t> {
         }
     }
 
-    /// Asks for all that a packet of this many bytes needs of the SA in a row.
+    /// Asks for what any packet needs of the SA in a row, its key apart.
     #[inline(always)]
-    pub(super) fn announce(&self, row: u32, _packet_bytes: usize) {
+    pub(super) fn announce(&self, row: u32) {
         self.tables.sad.prefetch(row);
-        self.tables.sad.prefetch_key(row, 0, 5);
         if let Some(row) = self.state.row(row) {
             prefetch(row.sequence_word());
         }

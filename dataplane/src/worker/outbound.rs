@@ -36,7 +36,7 @@ pub(super) fn choose_sa(
     };
     lane.sa_id = id;
     if let Some(row) = view.tables.sad.geometry().row(id) {
-        view.announce(row, lane.head.len());
+        view.announce(row);
     }
     Ok(())
 }
@@ -68,7 +68,11 @@ pub(super) fn take_sa<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Ex
     let sa = view.tables.sad.get(lane.sa_id, view.turn);
     let sa = sa.ok_or(DropReason::NoSa)?;
     lane.key = view.tables.sad.key(sa, view.turn);
+    lane.row = Some(view.state.row(sa.row).ok_or(DropReason::SaDeleted)?);
     lane.sa = Some(sa);
+    if let Some(key) = lane.key {
+        key.prefetch(lane.head.len());
+    }
     Ok(())
 }
 
@@ -120,7 +124,7 @@ fn find_hop(
         mtu_bytes.min(port_mtu)
     };
     let inner_mtu_bytes = u16::try_from(tunnel.inner_mtu(mtu.into())).unwrap_or(0);
-    if let Some(&mac) = view.snapshot.neighbours.get(&(port, next_hop)) {
+    if let Some(mac) = view.snapshot.neighbours.get(port, next_hop) {
         let hop = Hop {
             port,
             mac,
@@ -153,8 +157,8 @@ struct Run<'t> {
 
 impl<'t> Run<'t> {
     #[inline]
-    fn start(view: &View<'t>, sa: &'t Sa) -> Result<Self, DropReason> {
-        let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
+    fn start(lane: &Lane<'t>, sa: &'t Sa) -> Result<Self, DropReason> {
+        let row = lane.row.ok_or(DropReason::Internal)?;
         Ok(Self {
             sa,
             row,
@@ -189,7 +193,7 @@ pub(super) fn number<'t>(
     let numbered = flight.stage(set, exits, |lane, exits| {
         let sa = lane.sa.ok_or(DropReason::Internal)?;
         if run.as_ref().is_none_or(|run| !std::ptr::eq(run.sa, sa))
-            && let Some(ended) = run.replace(Run::start(view, sa)?)
+            && let Some(ended) = run.replace(Run::start(lane, sa)?)
         {
             ended.finish(view.now_ms);
         }
@@ -303,7 +307,7 @@ pub(super) fn next_hop(
     let Some(info) = view.port(port) else {
         return DropReason::Internal.into();
     };
-    let mac = view.snapshot.neighbours.get(&(port, next_hop)).copied();
+    let mac = view.snapshot.neighbours.get(port, next_hop);
     if write_ethernet(packet, mac.unwrap_or_default(), info.mac, family).is_none() {
         return DropReason::Internal.into();
     }

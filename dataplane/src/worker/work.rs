@@ -53,7 +53,7 @@ impl Work {
         self.classify(view, flight);
 
         let esp = self.look_up_sas(view, flight, flight.esp);
-        let esp = self.check_replay(view, flight, esp);
+        let esp = self.check_replay(flight, esp);
         let opened = self.open(view, flight, esp);
         let inner = self.commit_replay(view, flight, opened);
         let inner = self.decapsulate(flight, inner);
@@ -120,9 +120,9 @@ impl Work {
             bytes += frame.len() as u64;
         }
         for frame in batch.drain() {
-            flight
-                .lanes
-                .push(Lane::new(Packet::new(frame, port, vrf, Origin::Wire)));
+            if flight.board(frame, port, vrf, Origin::Wire).is_none() {
+                self.exits.counts.drop_one(DropReason::Internal);
+            }
         }
         let counts = &mut self.exits.counts;
         counts.add(Counter::Rx, count);
@@ -144,9 +144,9 @@ impl Work {
             match injected {
                 Injected::FromTwin { frame, port } => {
                     let vrf = view.port(port).map(|info| info.vrf).unwrap_or_default();
-                    flight
-                        .lanes
-                        .push(Lane::new(Packet::new(frame, port, vrf, Origin::Twin)));
+                    if flight.board(frame, port, vrf, Origin::Twin).is_none() {
+                        self.exits.counts.drop_one(DropReason::Internal);
+                    }
                 }
                 Injected::Released(held) => self.release(view, held),
             }
@@ -167,7 +167,7 @@ impl Work {
         let vrf = view.port(port).map(|info| info.vrf).unwrap_or_default();
         let mut packet = Packet::new(frame, port, vrf, Origin::Twin);
         let exit = outbound::release(view, &mut packet, next_hop);
-        self.exits.leave(packet, exit);
+        self.exits.leave(&mut packet, exit);
     }
 
     fn take_handed_over(&mut self, view: &View<'_>) -> usize {
@@ -183,9 +183,10 @@ impl Work {
                 vrf,
                 hops,
             } = from;
-            let mut packet = Packet::new(frame, port, vrf, origin);
-            packet.hops = hops;
-            flight.lanes.push(Lane::new(packet));
+            match flight.board(frame, port, vrf, origin) {
+                Some(packet) => packet.hops = hops,
+                None => self.exits.counts.drop_one(DropReason::Internal),
+            }
         }
         let taken = flight.lanes.len();
         if taken > 0 {
@@ -206,9 +207,9 @@ impl Work {
                 }
                 Ok(Sorted::Clear) => clear.insert(number),
                 Ok(Sorted::Exception(class)) => {
-                    self.exits.leave(lane.packet.take(), Exit::Punt(class));
+                    self.exits.leave(&mut lane.packet, Exit::Punt(class));
                 }
-                Err(exit) => self.exits.leave(lane.packet.take(), exit),
+                Err(exit) => self.exits.leave(&mut lane.packet, exit),
             }
         }
         self.lap(Counter::StageClassify);
@@ -219,10 +220,8 @@ impl Work {
         self.done(Counter::StageLookup, passed)
     }
 
-    fn check_replay<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let passed = flight.stage(set, &mut self.exits, |lane, _| {
-            inbound::check_replay(view, lane)
-        });
+    fn check_replay(&mut self, flight: &mut Flight<'_>, set: Set) -> Set {
+        let passed = flight.stage(set, &mut self.exits, |lane, _| inbound::check_replay(lane));
         self.done(Counter::StageReplay, passed)
     }
 
@@ -339,7 +338,7 @@ impl Work {
     fn depart<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) {
         flight.stage(set, &mut self.exits, |lane, exits| {
             let port = outbound::depart(view, lane)?;
-            exits.transmit(lane.packet.take(), port);
+            exits.send(&mut lane.packet, port);
             Ok(())
         });
     }

@@ -8,15 +8,67 @@ use foldhash::fast::RandomState;
 
 use crate::port::{Mac, PortIndex};
 use crate::tables::address::Address;
+use crate::tables::compact::Compact;
 
 /// Ethernet addresses of next hops.
 pub type Neighbours = HashMap<(PortIndex, IpAddr), Mac, RandomState>;
+
+/// The same for workers.
+#[derive(Clone, Debug, Default)]
+pub struct NextHops {
+    all: Neighbours,
+    /// Those of IPv4: the address as the low six bytes.
+    v4: Compact,
+}
+
+impl NextHops {
+    /// Takes all neighbours.
+    #[must_use]
+    pub fn new(all: Neighbours) -> Self {
+        let v4 = all.iter().filter_map(|(&(port, address), &mac)| {
+            let [a, b, c, d, e, f] = mac.0;
+            let mac = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+            Some((key(number(port), u32::of(address)?), mac))
+        });
+        let v4 = Compact::new(v4);
+        Self { all, v4 }
+    }
+
+    /// The Ethernet address of a next hop.
+    #[inline(always)]
+    #[must_use]
+    pub fn get(&self, port: PortIndex, address: IpAddr) -> Option<Mac> {
+        match address {
+            IpAddr::V4(v4) => self.get_v4(port, v4.to_bits()),
+            IpAddr::V6(_) => self.all.get(&(port, address)).copied(),
+        }
+    }
+
+    /// The Ethernet address of a next hop in IPv4.
+    #[inline(always)]
+    #[must_use]
+    pub fn get_v4(&self, port: PortIndex, address: u32) -> Option<Mac> {
+        let mac = self.v4.get(key(number(port), address))?;
+        let [_, _, mac @ ..] = mac.to_be_bytes();
+        Some(Mac(mac))
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> &Neighbours {
+        &self.all
+    }
+}
+
+fn number(port: PortIndex) -> u16 {
+    u16::try_from(port.index()).unwrap_or(u16::MAX)
+}
 
 /// Addresses of the gateway itself. The port is the twin that carries the address; `None` for an
 /// address on a device that is no port of ours, which is still local.
 #[derive(Debug, Default)]
 pub struct Locals {
-    v4: HashSet<(Vrf, u32), RandomState>,
+    v4: Compact,
     v6: HashSet<(Vrf, u128), RandomState>,
     order: Vec<(Vrf, IpAddr, Option<PortIndex>)>,
 }
@@ -27,8 +79,8 @@ impl Locals {
     pub fn new(addresses: impl IntoIterator<Item = (Vrf, IpAddr, Option<PortIndex>)>) -> Self {
         let order: Vec<_> = addresses.into_iter().collect();
         Self {
-            v4: of_family(&order),
-            v6: of_family(&order),
+            v4: Compact::new(of_family(&order).map(|(vrf, v4)| (key(vrf.0, v4), 0))),
+            v6: of_family(&order).collect(),
             order,
         }
     }
@@ -43,10 +95,10 @@ impl Locals {
     }
 
     /// True when the IPv4 address is the gateway's own.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn contains_v4(&self, vrf: Vrf, address: u32) -> bool {
-        self.v4.contains(&(vrf, address))
+        self.v4.get(key(vrf.0, address)).is_some()
     }
 
     /// True when the IPv6 address is the gateway's own.
@@ -80,11 +132,15 @@ fn link_local(address: &IpAddr) -> bool {
 
 fn of_family<A: Address>(
     order: &[(Vrf, IpAddr, Option<PortIndex>)],
-) -> HashSet<(Vrf, A), RandomState> {
+) -> impl Iterator<Item = (Vrf, A)> {
     let addresses = order.iter();
-    addresses
-        .filter_map(|&(vrf, address, _)| Some((vrf, A::of(address)?)))
-        .collect()
+    addresses.filter_map(|&(vrf, address, _)| Some((vrf, A::of(address)?)))
+}
+
+/// An IPv4 address and what it belongs to, as the key of a [`Compact`].
+#[inline(always)]
+fn key(owner: u16, address: u32) -> u64 {
+    u64::from(owner) << 32 | u64::from(address)
 }
 
 #[cfg(test)]

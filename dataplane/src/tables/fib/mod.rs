@@ -13,7 +13,7 @@ use api::id::Vrf;
 
 use super::address::Address;
 use crate::port::PortIndex;
-pub use locals::{Locals, Neighbours};
+pub use locals::{Locals, Neighbours, NextHops};
 use trie::{Leaf, Trie};
 
 /// Most routes in all routing instances together.
