@@ -5,8 +5,8 @@ set -euo pipefail
 
 build=(dpdk-dev libdpdk-dev libclang-dev clang pkg-config make gcc libc6-dev)
 run=(dpdk nftables iproute2 ethtool kmod)
-# ipsec-mb seals the traffic of the benchmarks; dpkg-dev unpacks the source of DPDK for them.
-bench=(libipsec-mb-dev dpkg-dev patch xz-utils util-linux)
+# ipsec-mb seals the traffic of the benchmarks; the others fetch, unpack and pin for them.
+bench=(libipsec-mb-dev dpkg-dev xz-utils util-linux)
 test=(tcpdump tshark iputils-ping procps socat python3 python3-scapy python3-cryptography)
 
 missing=()

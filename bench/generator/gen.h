@@ -94,6 +94,7 @@ uint16_t latency_due(uint64_t now, uint16_t want);
 void latency_stamp(struct rte_mbuf *m);
 void latency_record(struct rte_mbuf **bufs, uint16_t n, uint64_t now);
 void latency_begin(uint64_t now);
+void latency_pause(uint64_t tsc);
 void latency_window(uint64_t now, bool preempted);
 void latency_count_from_now(void);
 void latency_write(void);
@@ -109,7 +110,7 @@ struct rxq {
 	struct source src;
 	uint16_t id, ring, head;
 	uint32_t next;
-	uint64_t rearm, pkts, bytes, nombuf, seal_tsc;
+	uint64_t rearm, pkts, bytes, nombuf, seal_tsc, wraps;
 	struct rte_mbuf *slot[MAX_RING];
 };
 

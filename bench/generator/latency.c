@@ -143,6 +143,16 @@ latency_record(struct rte_mbuf **bufs, uint16_t n, uint64_t now)
 	}
 }
 
+/* The generator itself stood still: so does the schedule, and what it held up does not count. */
+void
+latency_pause(uint64_t tsc)
+{
+	L.start += tsc;
+	L.next += tsc;
+	if (L.counting)
+		L.first = L.next;
+}
+
 /*
  * A window is over. One in which the thread was preempted is no measure of the program, nor are
  * those behind it until the packets that were due meanwhile are gone.

@@ -174,6 +174,10 @@ publish(uint64_t now)
 	fputc('{', f);
 	write_windows(f, mid);
 	write_rates(f, now);
+	if (S.rx[0])
+		fprintf(f, "\"frames\":%u,\"ring\":%u,\"seal_tsc\":%.0f,", S.rx[0]->src.n,
+			S.rx[0]->ring, S.rx[0]->wraps
+			? (double)S.rx[0]->seal_tsc / (double)S.rx[0]->wraps : 0);
 	fprintf(f, "\"ratio\":%.4f,\"tsc_ghz\":%.4f,\"core_ghz\":%.4f,\"rx_pkts\":%" PRIu64
 		",\"tx_pkts\":%" PRIu64 "}\n", mid, ghz, mid * ghz, M.rx_pkts, M.tx_pkts);
 	fclose(f);
@@ -183,15 +187,22 @@ publish(uint64_t now)
 
 /* ---- windows */
 
-void
-meter_open_window(void)
+/* `seen`: preemptions so far. One reading ends a window and begins the next, so none is lost. */
+static void
+open_window(uint64_t seen)
 {
 	S.rx_tsc = M.rx_tsc;
 	S.tx_tsc = M.tx_tsc;
 	S.rx_pkts = M.rx_pkts;
 	S.tx_pkts = M.tx_pkts;
-	S.preempted = preemptions();
+	S.preempted = seen;
 	M.win_start = rte_rdtsc();
+}
+
+void
+meter_open_window(void)
+{
+	open_window(preemptions());
 }
 
 static void
@@ -207,7 +218,7 @@ count_from(uint64_t now)
 }
 
 static void
-keep_window(uint64_t now)
+keep_window(uint64_t now, uint64_t seen)
 {
 	struct window *w;
 
@@ -218,7 +229,7 @@ keep_window(uint64_t now)
 	w->tsc = now - M.win_start;
 	w->rx = M.rx_tsc - S.rx_tsc;
 	w->tx = M.tx_tsc - S.tx_tsc;
-	w->preempted = (uint32_t)(preemptions() - S.preempted);
+	w->preempted = (uint32_t)(seen - S.preempted);
 	/* a calibration takes microseconds, which packets on a schedule would feel */
 	w->ratio = latency_on && S.n % PACED_CALIBRATION != 1 ? w[-1].ratio : meter_core_ratio();
 	if (latency_on)
@@ -229,6 +240,8 @@ keep_window(uint64_t now)
 __attribute__((noinline)) void
 meter_turn(uint64_t now)
 {
+	uint64_t seen = preemptions();
+
 	if (!M.running) { /* the first poll that has something to give */
 		M.running = true;
 		S.born = now;
@@ -238,14 +251,14 @@ meter_turn(uint64_t now)
 		if (!S.counted_from)
 			count_from(now);
 		else
-			keep_window(now);
+			keep_window(now, seen);
 		if (!M.done && now - S.born > S.warm_tsc + S.secs_tsc) {
 			M.done = true;
 			M.feeding = false;
 			publish(now);
 		}
 	}
-	meter_open_window();
+	open_window(seen);
 }
 
 void

@@ -57,13 +57,17 @@ port_fill_ring(struct rxq *q)
 static __attribute__((noinline)) void
 wrapped(struct rxq *q)
 {
-	uint64_t t0;
+	uint64_t t0, took;
 
 	if (!q->src.reseal)
 		return;
 	t0 = rte_rdtsc();
 	source_fill(&q->src);
-	q->seal_tsc += rte_rdtsc() - t0;
+	took = rte_rdtsc() - t0;
+	q->seal_tsc += took;
+	q->wraps++;
+	if (latency_on)
+		latency_pause(took);
 	if (q->id == 0) {
 		M.skip_until = M.rx_pkts + SETTLE_PKTS;
 		meter_open_window();

@@ -11,6 +11,7 @@ use super::culvert;
 use super::dataplane::{figure, start};
 use super::environment::Environment;
 use super::generator::Stats;
+use super::interrupt;
 use super::options::Options;
 use super::progress;
 use super::report::{Figure, Report};
@@ -124,6 +125,7 @@ impl<T> Runs<T> {
 }
 
 fn peer(cell: Cell, mode: Mode, setup: &secgw::Setup) -> Result<(Stats, usize)> {
+    interrupt::check()?;
     let dir = tempfile::Builder::new()
         .prefix("culvert-bench-")
         .tempdir()?;

@@ -9,6 +9,7 @@ use super::cache;
 use super::cell::{Cell, Family, Size, Way};
 use super::culvert::{Bench, Setup};
 use super::generator::Times;
+use super::interrupt;
 use crate::soak::dataplane::default_binary;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -43,6 +44,7 @@ pub(crate) struct Installed {
     pub(crate) sas: u32,
     pub(crate) commands: u64,
     pub(crate) seconds: f64,
+    pub(crate) commit_seconds: f64,
     pub(crate) round_trip_ns: f64,
 }
 
@@ -66,11 +68,13 @@ pub(crate) fn install(options: &Options, sas: u32) -> Result<Installed> {
         },
         cores: vec![options.core],
         control_core: options.control_core,
-        busy: true,
+        // A polling worker would leave two cores too few for both ends of the contract.
+        busy: false,
         pace: None,
         tier: None,
         stages: false,
     };
+    interrupt::check()?;
     let dir = tempfile::Builder::new()
         .prefix("culvert-bench-")
         .tempdir()?;
@@ -81,6 +85,7 @@ pub(crate) fn install(options: &Options, sas: u32) -> Result<Installed> {
         sas: installed.sas,
         commands: installed.commands,
         seconds: installed.seconds,
+        commit_seconds: installed.commit_seconds,
         round_trip_ns: trips.get(trips.len() / 2).copied().unwrap_or(f64::NAN),
     })
 }

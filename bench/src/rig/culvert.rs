@@ -164,8 +164,7 @@ impl Bench {
             window = Some((first, dataplane.counters()?));
         }
         let stats = generator.wait(|| dataplane.assert_alive())?;
-        let stages =
-            window.map_or_else(Vec::new, |(first, last)| stages(&first, &last, stats.ratio));
+        let stages = window.map_or_else(Vec::new, |(first, last)| stages(&first, &last, &stats));
         Ok((stages, stats))
     }
 
@@ -299,13 +298,22 @@ fn drops(before: &Counters, after: &Counters) -> String {
     }
 }
 
-/// Core cycles per transmitted packet of each `stage_NAME_cycles`.
-fn stages(first: &Counters, last: &Counters, ratio: f64) -> Vec<(String, f64)> {
+/// Core cycles per transmitted packet of each `stage_NAME_cycles`, which count in TSC.
+fn stages(first: &Counters, last: &Counters, stats: &Stats) -> Vec<(String, f64)> {
     let packets = last.get("tx").saturating_sub(first.get("tx")).max(1);
+    let wraps = stats.wraps(first.get("rx"), last.get("rx"));
+    let sealing = wraps as f64 * stats.seal_tsc * stats.ratio / packets as f64;
     let rows = last.rows.iter().filter_map(|row| {
         let name = row.name.strip_prefix("stage_")?.strip_suffix("_cycles")?;
         let cycles = row.value.saturating_sub(first.get(&row.name));
-        Some((name.to_owned(), cycles as f64 * ratio / packets as f64))
+        let cycles = cycles as f64 * stats.ratio / packets as f64;
+        // The generator works inside of these two.
+        let generator = match name {
+            "rx" => stats.rx + sealing,
+            "tx" => stats.tx,
+            _ => 0.0,
+        };
+        Some((name.to_owned(), cycles - generator))
     });
     rows.collect()
 }
@@ -334,4 +342,51 @@ fn latencies(path: &Path) -> Result<Vec<Latency>> {
     pairs
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| format!("{}: not what the generator writes", path.display()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::soak::site::Row;
+
+    fn counters(tx: u64, rx: u64, crypto: u64) -> Counters {
+        let row = |name: &str, value| Row {
+            name: name.to_owned(),
+            value,
+            is_drop: false,
+        };
+        let rows = vec![
+            row("tx", tx),
+            row("rx", tx + 700),
+            row("stage_rx_cycles", rx),
+            row("stage_crypto_cycles", crypto),
+            row("rounds", 7),
+        ];
+        Counters { rows }
+    }
+
+    #[test]
+    fn stages_are_core_cycles_without_the_generator() {
+        let text = r#"{"net":1,"net_p10":1,"gross":1,"rx":30,"tx":20,"windows":1,"clean":1,
+            "tx_pps":1,"frames":1000,"ring":24,"seal_tsc":4000,"ratio":1.5,"core_ghz":1,"rx_pkts":1,"tx_pkts":1}"#;
+        let stats: Stats = serde_json::from_str(text).unwrap();
+        let (first, last) = (counters(100, 50, 10), counters(300, 12_050, 20_010));
+        let expected = [("rx".to_owned(), 30.0), ("crypto".to_owned(), 150.0)];
+        assert_eq!(stages(&first, &last, &stats), expected);
+    }
+
+    #[test]
+    fn latencies_are_read_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("latency");
+        fs::write(&path, "# recorded 3\n900 2 1\n1000 1 1\n").unwrap();
+        let first = Latency {
+            ns: 900,
+            count: 2,
+            quiet: 1,
+        };
+        assert_eq!(latencies(&path).unwrap()[0], first);
+        fs::write(&path, "900 2\n").unwrap();
+        assert!(latencies(&path).is_err());
+    }
 }

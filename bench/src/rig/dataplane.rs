@@ -7,6 +7,7 @@ use clap::Args;
 use super::cell::Cell;
 use super::culvert::{Bench, Outcome, Setup};
 use super::environment::Environment;
+use super::interrupt;
 use super::options::Options;
 use super::progress;
 use super::report::{Figure, Report, Spread};
@@ -27,6 +28,7 @@ pub(crate) struct Arguments {
 
 /// A start of culvert in a directory of its own, which stays if the run fails or is to be kept.
 pub(crate) fn start(cell: Cell, setup: &Setup, keep: bool) -> Result<Outcome> {
+    interrupt::check()?;
     let dir = tempfile::Builder::new()
         .prefix("culvert-bench-")
         .tempdir()?;
@@ -119,7 +121,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn print_stages(report: &Report) {
-    println!("\ncore cycles per packet by stage; what is not in a stage is the difference to net");
+    println!("\ncore cycles per packet by stage, the generator's share taken out of rx and tx");
     for figure in report.cells.iter().filter(|figure| figure.error.is_none()) {
         if figure.stages.is_empty() {
             println!(

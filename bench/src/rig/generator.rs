@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::cell::{Cell, Way};
+use super::interrupt;
 use super::traffic::Files;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -45,8 +46,16 @@ pub(crate) struct Stats {
     /// The least tenth percentile: a machine without disturbance.
     pub(crate) net_p10: f64,
     pub(crate) gross: f64,
+    /// The generator's own shares.
+    pub(crate) rx: f64,
+    pub(crate) tx: f64,
     pub(crate) windows: u32,
     pub(crate) clean: u32,
+    /// Frames of the first queue's arena, and how many its ring holds.
+    pub(crate) frames: u64,
+    pub(crate) ring: u64,
+    /// What sealing all of them again took, in TSC.
+    pub(crate) seal_tsc: f64,
     /// Packets a second of all queues.
     pub(crate) tx_pps: f64,
     /// Core cycles per TSC cycle.
@@ -119,6 +128,7 @@ impl Generator<'_> {
         let run = Duration::from_secs_f64(self.times.warm + self.times.secs);
         let end = Instant::now() + run + PATIENCE;
         while !self.stats_file().exists() {
+            interrupt::check()?;
             alive()?;
             if Instant::now() > end {
                 return Err("the generator gave no figures: nobody polls its port".into());
@@ -131,6 +141,12 @@ impl Generator<'_> {
 }
 
 impl Stats {
+    /// How often everything was sealed again while the packets received went from `first` to `last`.
+    pub(crate) fn wraps(&self, first: u64, last: u64) -> u64 {
+        let before = |received: u64| (received + self.ring) / self.frames.max(1);
+        before(last) - before(first).min(before(last))
+    }
+
     /// A figure of packets most of which were dropped is none.
     pub(crate) fn check(&self, cell: Cell, paced: bool) -> Result<()> {
         /// Frames that may be under way, or lost to the first moments of a run.

@@ -15,6 +15,7 @@ use api::selector::{ANY_PORTS, AddrRange, Selector};
 use api::session::{Connection, Message};
 use api::side::{IkePreparation, IkeSide, SubmitError};
 
+use super::interrupt;
 use super::plan::Plan;
 use super::traffic::NAT_T_PORT;
 
@@ -48,6 +49,8 @@ pub(crate) struct Installed {
     pub(crate) sas: u32,
     pub(crate) commands: u64,
     pub(crate) seconds: f64,
+    /// The commit's part of it: all policies become visible.
+    pub(crate) commit_seconds: f64,
 }
 
 impl Link {
@@ -87,12 +90,15 @@ impl Link {
                 self.submit(&command)?;
             }
         }
+        self.settle()?;
+        let committing = Instant::now();
         self.submit(&Command::Commit)?;
         self.settle()?;
         Ok(Installed {
             sas,
             commands: self.submitted - before,
             seconds: start.elapsed().as_secs_f64(),
+            commit_seconds: committing.elapsed().as_secs_f64(),
         })
     }
 
@@ -119,6 +125,7 @@ impl Link {
     fn submit(&mut self, command: &Command) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
+            interrupt::check()?;
             match self.side.submit(command) {
                 Ok(_) => {
                     self.submitted += 1;
@@ -140,6 +147,7 @@ impl Link {
     fn settle(&mut self) -> Result<()> {
         let mut end = Instant::now() + PATIENCE;
         while self.completed < self.submitted {
+            interrupt::check()?;
             if self.drain()? > 0 {
                 end = Instant::now() + PATIENCE;
             } else if Instant::now() > end {

@@ -13,6 +13,7 @@ pub(crate) mod dataplane;
 mod environment;
 mod generator;
 mod hugepages;
+mod interrupt;
 pub(crate) mod latency;
 mod link;
 mod options;

@@ -9,6 +9,7 @@ use super::cache;
 use super::cell::{Cell, Family, Size, Way};
 use super::culvert;
 use super::generator::Times;
+use super::interrupt;
 use crate::soak::dataplane::default_binary;
 
 #[derive(Args, Clone)]
@@ -116,6 +117,7 @@ impl Options {
         if !rustix::process::geteuid().is_root() {
             return Err("network namespaces and hugepages need root: run it with sudo".into());
         }
+        interrupt::watch()?;
         let binary = self.dataplane.clone().map_or_else(default_binary, Ok)?;
         Ok(culvert::Setup {
             binary,

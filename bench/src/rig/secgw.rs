@@ -243,3 +243,41 @@ fn long_form(address: IpAddr) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::cell::Size;
+    use super::*;
+
+    #[test]
+    fn every_flow_has_a_policy_and_an_sa() {
+        for (way, family, line) in [
+            (
+                Way::Enc,
+                Family::V4,
+                "sp ipv4 out esp protect 4099 pri 1 dst 10.16.0.3/32",
+            ),
+            (
+                Way::Dec,
+                Family::V6,
+                "src fd00:0016:0000:0000:0000:0000:0000:0004/128",
+            ),
+        ] {
+            let cell = Cell {
+                sas: 10,
+                size: Size::Fixed(64),
+                key_bits: 256,
+                way,
+                family,
+                udp: false,
+                esn: false,
+            };
+            let plan = Plan::new(cell, 1).unwrap();
+            let text = configure(&plan, Mode::Look).unwrap();
+            assert!(text.contains(line), "{text}");
+            let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+            assert_eq!((count("sp "), count("sa ")), (11, 11));
+            assert_eq!(text.matches("aes-256-gcm").count(), 10);
+        }
+    }
+}
