@@ -46,6 +46,8 @@ unsafe trait Zero {}
 unsafe impl Zero for AtomicU32 {}
 // SAFETY: an integer.
 unsafe impl Zero for AtomicU64 {}
+// SAFETY: integers.
+unsafe impl Zero for [u64; 4] {}
 // SAFETY: nothing is claimed about the bytes of a `MaybeUninit`.
 unsafe impl<T> Zero for Cell<T> {}
 
@@ -94,12 +96,44 @@ impl<T> Pages<T> {
     }
 }
 
+impl<T> Pages<T> {
+    #[inline(always)]
+    fn as_mut_slice(&mut self) -> &mut [T] {
+        // SAFETY: as in `as_slice`, borrowed exclusively.
+        unsafe { core::slice::from_raw_parts_mut(self.first.as_ptr(), self.len) }
+    }
+}
+
 impl<T> Drop for Pages<T> {
     fn drop(&mut self) {
         let bytes = (self.len * size_of::<T>()).max(1);
         // SAFETY: exactly what `new` mapped; no reference outlives `self`. A failure leaves it
         // mapped, which harms nobody.
         let _ = unsafe { mm::munmap(self.first.as_ptr().cast(), bytes) };
+    }
+}
+
+/// Entries of half a cache line, zeros at first, that one thread has for itself.
+pub struct Entries(Pages<[u64; 4]>);
+
+impl Entries {
+    /// So many; those that are never written take no memory.
+    #[must_use]
+    pub fn new(len: usize) -> Self {
+        Self(Pages::new(len))
+    }
+
+    /// The entry with this number.
+    #[inline(always)]
+    #[must_use]
+    pub fn get(&self, at: usize) -> Option<&[u64; 4]> {
+        self.0.as_slice().get(at)
+    }
+
+    /// The same, to write.
+    #[inline(always)]
+    pub fn get_mut(&mut self, at: usize) -> Option<&mut [u64; 4]> {
+        self.0.as_mut_slice().get_mut(at)
     }
 }
 

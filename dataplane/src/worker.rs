@@ -9,6 +9,7 @@ mod forward;
 mod inbound;
 mod limits;
 mod outbound;
+mod recall;
 mod search;
 mod stage_clock;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use crate::quiescence::Turn;
 use crate::state::{self, State};
 use crate::tables::{Snapshot, Tables};
 use exits::Exits;
+use recall::Recall;
 use stage_clock::StageClock;
 use work::Work;
 
@@ -114,6 +116,7 @@ impl Worker {
             limits,
             ..
         } = parts;
+        let recall = Recall::new(tables.sad.geometry().max_sas());
         let mut exits = Exits::new(links, &limits);
         let mut receivers = Vec::new();
         for PortQueues { port, rx, tx } in queues {
@@ -129,7 +132,7 @@ impl Worker {
                 state,
                 ports,
             },
-            work: Work::new(receivers, exits, StageClock::new(parts.stage_clock)),
+            work: Work::new(receivers, exits, recall, StageClock::new(parts.stage_clock)),
             idle: Idle::new(parts.max_latency_us),
         }
     }

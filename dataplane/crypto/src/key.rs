@@ -26,6 +26,7 @@ const LINE_BYTES: usize = 64;
 /// with AES-128 touches the lines from H^(n+2) to round 10. That is 5 lines for 64 bytes (4 for up to 32
 /// bytes), and 12 or 13 for 1,420 bytes, of which no more than `POWERS` powers are used. AES-192 and
 /// AES-256 take one line more. [`KeyContext::prefetch`] knows.
+#[derive(Clone)]
 #[repr(C, align(64))]
 pub struct KeyContext {
     /// H^40 to H^1: ten lines, H^4 to H^1 in the last of them.

@@ -3,6 +3,8 @@
 //! It is constant-time in the key and in the tag, checks the tag before it decrypts, and is the
 //! oracle that other tiers are compared with.
 
+use std::sync::Arc;
+
 use aes_gcm::aead::consts::{U8, U12, U16};
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::aes::{Aes128, Aes192, Aes256};
@@ -43,7 +45,8 @@ where
 }
 
 /// A key for this tier.
-pub(crate) struct Key(Box<dyn Gcm>);
+#[derive(Clone)]
+pub(crate) struct Key(Arc<dyn Gcm>);
 
 impl Key {
     /// None if `key` or `icv_len` has another length than AES-GCM knows.
@@ -58,15 +61,15 @@ impl Key {
     }
 }
 
-fn with_tag<T: aes_gcm::TagSize + Send + Sync + 'static>(key: &[u8]) -> Option<Box<dyn Gcm>> {
+fn with_tag<T: aes_gcm::TagSize + Send + Sync + 'static>(key: &[u8]) -> Option<Arc<dyn Gcm>> {
     match key.len() {
-        16 => Some(Box::new(
+        16 => Some(Arc::new(
             AesGcm::<Aes128, U12, T>::new_from_slice(key).ok()?,
         )),
-        24 => Some(Box::new(
+        24 => Some(Arc::new(
             AesGcm::<Aes192, U12, T>::new_from_slice(key).ok()?,
         )),
-        32 => Some(Box::new(
+        32 => Some(Arc::new(
             AesGcm::<Aes256, U12, T>::new_from_slice(key).ok()?,
         )),
         _ => None,

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::bytes::{array, put, u16_at};
+use crate::bytes::{array, u16_at};
 
 /// Length of an untagged header in bytes.
 pub const HEADER_BYTES: usize = 14;
@@ -131,11 +131,20 @@ impl Ethernet {
 
 /// Writes an untagged header to the start of `frame`; none if there is no room.
 #[must_use]
+#[inline]
 pub fn write(frame: &mut [u8], destination: Mac, source: Mac, ethertype: u16) -> Option<()> {
-    let header = frame.first_chunk_mut::<HEADER_BYTES>()?;
-    put(header, 0, destination)?;
-    put(header, 6, source)?;
-    put(header, 12, ethertype.to_be_bytes())
+    *frame.first_chunk_mut::<HEADER_BYTES>()? = header(destination, source, ethertype);
+    Some(())
+}
+
+/// An Ethernet header without tags.
+#[inline]
+#[must_use]
+pub const fn header(destination: Mac, source: Mac, ethertype: u16) -> [u8; HEADER_BYTES] {
+    let [a, b, c, d, e, f] = destination;
+    let [g, h, i, j, k, l] = source;
+    let [m, n] = ethertype.to_be_bytes();
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n]
 }
 
 #[cfg(test)]

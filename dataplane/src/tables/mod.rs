@@ -8,6 +8,7 @@ pub mod child;
 pub mod compact;
 pub mod fib;
 pub mod flow_cache;
+pub mod memo;
 #[cfg(test)]
 mod random;
 pub mod sad;
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub version: u64,
     /// Counts up with every change of routes, neighbours and addresses; never 0 once there are some.
     pub hops_version: u32,
+    /// Counts up with every change of policies, routes and addresses: all but neighbours.
+    pub ways_version: u64,
     /// False until the first policies are committed: until then all but exceptions is discarded.
     pub committed: bool,
     /// The SPD.

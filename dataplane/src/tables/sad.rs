@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! tags        8 bytes a row: which SA is there; a flood of unknown SPIs touches nothing else
-//! Sa          line 0: what every packet compares; line 1: outer header; line 2: limits, NAT
-//! KeyContext  round keys and powers of H, by the same row
+//! Sa          line 0: what every packet compares; line 1: outer header; line 2: limits, NAT;
+//!             then the expanded key
 //! state row   (api) sequence number, counters; window words by their slot
 //! ```
 
@@ -54,12 +54,14 @@ pub struct Sa {
     pub limits: Limits,
     /// The peer's address and UDP port, to notice a change.
     pub peer: (IpAddr, u16),
+    /// The expanded key.
+    pub key: KeyContext,
 }
 
 // What each packet touches of an SA: the first line, outbound the second too.
 const _: () = assert!(std::mem::offset_of!(Sa, tunnel) == 64);
 const _: () = assert!(std::mem::offset_of!(Sa, limits) <= 128);
-const _: () = assert!(size_of::<Sa>() <= 192);
+const _: () = assert!(std::mem::offset_of!(Sa, key) == 192);
 
 /// Properties of an SA, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -184,7 +186,6 @@ type Statics = HashMap<StaticKey, SaId>;
 pub struct Sad {
     geometry: Geometry,
     sas: Arc<Slots<Sa>>,
-    keys: Arc<Slots<KeyContext>>,
     statics: Arc<ArcSwap<Statics>>,
 }
 
@@ -196,18 +197,15 @@ impl Sad {
     #[must_use]
     pub fn new(geometry: Geometry, quiescence: &Arc<Quiescence>) -> (Self, SadWriter) {
         let (sas, sas_writer) = Slots::new(geometry.rows(), quiescence);
-        let (keys, keys_writer) = Slots::new(geometry.rows(), quiescence);
         let statics = Arc::new(ArcSwap::default());
         let writer = SadWriter {
             geometry,
             sas: sas_writer,
-            keys: keys_writer,
             statics: Arc::clone(&statics),
         };
         let sad = Self {
             geometry,
             sas,
-            keys,
             statics,
         };
         (sad, writer)
@@ -226,13 +224,6 @@ impl Sad {
         self.sas.get(self.geometry.row(id)?, id.0, turn)
     }
 
-    /// The expanded key of an SA.
-    #[inline]
-    #[must_use]
-    pub fn key<'t>(&'t self, sa: &Sa, turn: &'t Turn<'_>) -> Option<&'t KeyContext> {
-        self.keys.get(sa.row, sa.id.0, turn)
-    }
-
     /// The inbound SA that an ESP packet to this local address names. The caller still has to
     /// compare address, routing instance and encapsulation with the SA.
     #[inline]
@@ -240,7 +231,7 @@ impl Sad {
     pub fn inbound<'t>(
         &'t self,
         vrf: Vrf,
-        local: IpAddr,
+        local: impl FnOnce() -> IpAddr,
         spi: u32,
         turn: &'t Turn<'_>,
     ) -> Option<&'t Sa> {
@@ -251,15 +242,14 @@ impl Sad {
         {
             return Some(sa);
         }
-        let id = *self.statics.load().get(&(spi, local, vrf))?;
+        let id = *self.statics.load().get(&(spi, local(), vrf))?;
         self.get(id, turn)
     }
 
-    /// Asks for what a packet of the SA in this row will touch, and for the tag of its key.
-    #[inline]
+    /// Asks for what a packet of the SA in this row will touch, its key apart.
+    #[inline(always)]
     pub fn prefetch(&self, row: u32) {
         self.sas.prefetch(row, SA_LINES);
-        self.keys.prefetch(row, 0);
     }
 }
 
@@ -267,16 +257,12 @@ impl Sad {
 pub struct SadWriter {
     geometry: Geometry,
     sas: SlotsWriter<Sa>,
-    keys: SlotsWriter<KeyContext>,
     statics: Arc<ArcSwap<Statics>>,
 }
 
 /// An SA that no worker finds any more, but some may still hold.
 #[must_use = "its row stays taken until it is reclaimed"]
-pub struct RemovedSa {
-    sa: Option<Removed>,
-    key: Option<Removed>,
-}
+pub struct RemovedSa(Option<Removed>);
 
 impl SadWriter {
     /// Its shape.
@@ -298,13 +284,12 @@ impl SadWriter {
     }
 
     /// Puts an SA into its row. False if this SAD has no such row, or it is taken.
-    pub fn insert(&mut self, sa: Sa, key: KeyContext) -> bool {
-        let (row, id) = (sa.row, sa.id);
-        if self.sas.is_taken(row) || !self.keys.insert(row, id.0, key) {
+    pub fn insert(&mut self, sa: Sa) -> bool {
+        if self.sas.is_taken(sa.row) {
             return false;
         }
         self.file(&sa);
-        self.sas.insert(row, id.0, sa)
+        self.sas.insert(sa.row, sa.id.0, sa)
     }
 
     /// Puts a new version of an SA in the place of the old one. False if there is none.
@@ -319,23 +304,20 @@ impl SadWriter {
     pub fn remove(&mut self, id: SaId) -> RemovedSa {
         self.unfile(id);
         let row = self.geometry.row(id);
-        RemovedSa {
-            sa: row.and_then(|row| self.sas.remove(row, id.0)),
-            key: row.and_then(|row| self.keys.remove(row, id.0)),
-        }
+        RemovedSa(row.and_then(|row| self.sas.remove(row, id.0)))
     }
 
     /// Frees the row of a removed SA and wipes its key, if no worker can hold it any more.
     ///
     /// # Errors
-    /// What is left to be reclaimed.
+    /// The same, to be tried again.
     pub fn reclaim(&mut self, removed: RemovedSa) -> Result<(), RemovedSa> {
-        let sa = removed.sa.and_then(|sa| self.sas.reclaim(sa).err());
-        let key = removed.key.and_then(|key| self.keys.reclaim(key).err());
-        if sa.is_none() && key.is_none() {
+        let Some(removed) = removed.0 else {
             return Ok(());
-        }
-        Err(RemovedSa { sa, key })
+        };
+        self.sas
+            .reclaim(removed)
+            .map_err(|left| RemovedSa(Some(left)))
     }
 
     /// True when another static inbound SA has the same SPI, local address and VRF.

@@ -182,6 +182,7 @@ impl TablesWriter {
         if self.policies_changed {
             self.next.policies = Arc::new(self.link_policies());
             self.policies_changed = false;
+            self.next.ways_version += 1;
             self.dirty = true;
         }
         if self.dirty {
@@ -205,6 +206,7 @@ impl TablesWriter {
     /// Replaces all routes.
     pub fn set_routes(&mut self, routes: impl IntoIterator<Item = Route>) {
         self.next.fib = Arc::new(Fib::new(routes));
+        self.next.ways_version += 1;
         self.hops_changed();
     }
 
@@ -231,6 +233,7 @@ impl TablesWriter {
         addresses: impl IntoIterator<Item = (Vrf, IpAddr, Option<PortIndex>)>,
     ) {
         self.next.locals = Arc::new(Locals::new(addresses));
+        self.next.ways_version += 1;
         self.hops_changed();
     }
 

@@ -51,22 +51,22 @@ fn run<'f, 't>(
 /// An encapsulated packet: all behind outer headers, ESP header and IV (RFC 4106 3).
 #[inline(always)]
 fn seal_op<'a>(lane: &'a mut Lane<'_>) -> Option<Op<'a>> {
-    let (sa, key) = (lane.sa?, lane.key?);
+    let sa = lane.sa?;
     let start = sa.tunnel.as_ref()?.prepend();
     let aad = esp::aad(sa.spi, lane.sequence, sa.esn());
     let iv = lane.sequence.to_be_bytes();
     let data = lane.packet.network_mut().get_mut(start..)?;
-    Op::new(key, iv, aad, data).ok()
+    Op::new(&sa.key, iv, aad, data).ok()
 }
 
 /// A received packet: all behind ESP header and IV.
 #[inline(always)]
 fn open_op<'a>(lane: &'a mut Lane<'_>) -> Option<Op<'a>> {
-    let (sa, key) = (lane.sa?, lane.key?);
+    let sa = lane.sa?;
     let aad = esp::aad(sa.spi, lane.sequence, sa.esn());
     let esp = usize::from(lane.esp.0)..usize::from(lane.esp.1);
     let packet = lane.packet.network_mut().get_mut(esp)?;
     let (_, behind) = packet.split_first_chunk_mut::<ESP_HEADER_BYTES>()?;
     let (iv, data) = behind.split_first_chunk_mut::<IV_BYTES>()?;
-    Op::new(key, *iv, aad, data).ok()
+    Op::new(&sa.key, *iv, aad, data).ok()
 }

@@ -7,7 +7,6 @@ use std::ops::{BitOr, BitOrAssign};
 
 use api::id::{Interface, SaId, Vrf};
 use api::state::SaRow;
-use crypto::KeyContext;
 use dpdk::{BATCH_SIZE, Mbuf};
 use esp::head::Head;
 use esp::ip::{Family, Fragment, Ports};
@@ -19,6 +18,7 @@ use crate::memory::Bounded;
 use crate::packet::{Origin, Packet};
 use crate::port::PortIndex;
 use crate::tables::fib::NextHop;
+use crate::tables::memo::{Place, Question};
 use crate::tables::sad::Sa;
 
 /// One packet and what the stages found out about it.
@@ -42,7 +42,11 @@ pub(super) struct Lane<'t> {
     /// Outbound: the SA that the child's packets take.
     pub(super) sa_id: SaId,
     pub(super) sa: Option<&'t Sa>,
-    pub(super) key: Option<&'t KeyContext>,
+    /// What may be remembered of packets like this one, and where.
+    pub(super) question: Question,
+    pub(super) place: Place,
+    /// Outbound: the port that the finished frame leaves by.
+    pub(super) egress: Option<PortIndex>,
     /// Where a clear packet goes by the FIB, and the interface of that.
     pub(super) hop: Option<NextHop>,
     pub(super) interface: Interface,
@@ -82,7 +86,9 @@ impl Lane<'_> {
         window: None,
         sa_id: SaId(0),
         sa: None,
-        key: None,
+        question: Question(0, 0),
+        place: Place::NONE,
+        egress: None,
         hop: None,
         interface: Interface(0),
         search: Begun::EMPTY,
@@ -120,6 +126,12 @@ impl Set {
     #[inline]
     pub(super) const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
+    }
+
+    /// How many lanes there are.
+    #[inline]
+    pub(super) fn len(self) -> u64 {
+        self.0.count_ones().into()
     }
 
     #[inline]
@@ -164,7 +176,9 @@ pub(super) struct Flight<'t> {
     pub(super) lanes: Bounded<Lane<'t>, BATCH_SIZE>,
     /// ESP packets for us.
     pub(super) esp: Set,
-    /// Clear packets.
+    /// Clear packets of flows whose tunnel may be remembered.
+    pub(super) flows: Set,
+    /// All other clear packets.
     pub(super) clear: Set,
 }
 

@@ -84,7 +84,7 @@ pub(super) fn admit(
 ) -> Result<(), Exit> {
     match lane.packet.origin {
         Origin::Twin => Ok(()),
-        Origin::Tunnel if lane.to_us => Err(Exit::Punt(Class::Rest)),
+        Origin::Tunnel if is_local(view, lane) => Err(Exit::Punt(Class::Rest)),
         Origin::Tunnel if is_group(lane) => Err(DropReason::Multicast.into()),
         Origin::Tunnel => Ok(()),
         Origin::Wire => {
@@ -121,6 +121,19 @@ fn admit_clear(
         Err(Exit::Punt(Class::Rest))
     } else {
         Ok(())
+    }
+}
+
+/// Whether the destination is the gateway itself.
+fn is_local(view: &View<'_>, lane: &Lane<'_>) -> bool {
+    let (locals, vrf, packet) = (
+        &view.snapshot.locals,
+        lane.packet.vrf,
+        lane.packet.network(),
+    );
+    match lane.head.family {
+        Family::V4 => locals.contains_v4(vrf, head::addresses_v4(packet).1),
+        Family::V6 => locals.contains_v6(vrf, head::addresses_v6(packet).1),
     }
 }
 

@@ -16,6 +16,7 @@ use super::classify::esp_reason;
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
 use super::forward::Towards;
+use super::recall::Recall;
 use super::search::{flow_v4, flow_v6};
 use super::{View, limits};
 use crate::links::Notice;
@@ -32,59 +33,83 @@ pub(super) fn announce(view: &View<'_>, lane: &Lane<'_>) {
         .network()
         .get(at..)
         .and_then(<[u8]>::first_chunk);
-    let row = spi.and_then(|spi| {
-        view.tables
-            .sad
-            .geometry()
-            .row(SaId(u32::from_be_bytes(*spi)))
-    });
-    if let Some(row) = row {
-        view.announce(row);
+    if let Some(&spi) = spi {
+        view.announce(SaId(u32::from_be_bytes(spi)));
     }
+}
+
+/// An SA, its row and its window: of packets that follow each other it is often the same.
+#[derive(Clone, Copy)]
+pub(super) struct Found<'t> {
+    sa: &'t Sa,
+    row: SaRow<'t>,
+    window: Window<'t>,
 }
 
 /// Finds the SA by protocol, SPI, local address, VRF and encapsulation (RFC 4301 4.1). A packet of
 /// another worker's SA goes there before anything is counted.
 #[inline(always)]
-pub(super) fn look_up<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Exit> {
+pub(super) fn look_up<'t>(
+    view: &View<'t>,
+    lane: &mut Lane<'t>,
+    last: &mut Option<Found<'t>>,
+) -> Result<(), Exit> {
     let packet = lane.packet.network();
     let (start, end) = (usize::from(lane.esp.0), usize::from(lane.esp.1));
     let esp = packet.get(start..end).unwrap_or_default();
     let header = EspHeader::parse(esp).map_err(esp_reason)?;
-    let local = head::addresses(packet).1;
-    let sa = view
-        .tables
-        .sad
-        .inbound(lane.packet.vrf, local, header.spi, view.turn)
-        .ok_or(DropReason::UnknownSpi)?;
-    if !fits(view, lane, sa, local) {
+    // A static SA is named by its address too.
+    let known = last.filter(|last| last.sa.spi == header.spi && !last.sa.id.is_static());
+    let found = match known {
+        Some(known) => known,
+        None => find(view, lane, header.spi)?,
+    };
+    let sa = found.sa;
+    if !fits(view, lane, sa) {
         return Err(DropReason::WrongSaUse.into());
     }
-    view.own(sa.id)?;
     lane.sequence = header.sequence.into();
-    lane.key = view.tables.sad.key(sa, view.turn);
     lane.sa = Some(sa);
-    if let Some(key) = lane.key {
-        key.prefetch(end - start);
+    if known.is_none() {
+        sa.key.prefetch(end - start);
+        view.snapshot.policies.prefetch_carried(sa.child);
     }
-    let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
-    let window = view.window(row, sa)?;
-    if let Some(word) = window.word_of(lane.sequence) {
+    if let Some(word) = found.window.word_of(lane.sequence) {
         prefetch(word);
     }
-    (lane.row, lane.window) = (Some(row), Some(window));
-    view.snapshot.policies.prefetch_carried(sa.child);
+    (lane.row, lane.window) = (Some(found.row), Some(found.window));
+    *last = Some(found);
     Ok(())
 }
 
 #[inline(always)]
-fn fits(view: &View<'_>, lane: &Lane<'_>, sa: &Sa, to: IpAddr) -> bool {
+fn find<'t>(view: &View<'t>, lane: &Lane<'_>, spi: u32) -> Result<Found<'t>, Exit> {
+    let local = || head::addresses(lane.packet.network()).1;
+    let sa = view
+        .tables
+        .sad
+        .inbound(lane.packet.vrf, local, spi, view.turn)
+        .ok_or(DropReason::UnknownSpi)?;
+    view.own(sa.id)?;
+    let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
+    let window = view.window(row, sa)?;
+    Ok(Found { sa, row, window })
+}
+
+#[inline(always)]
+fn fits(view: &View<'_>, lane: &Lane<'_>, sa: &Sa) -> bool {
     let Way::Inbound { local, .. } = sa.way else {
         return false;
     };
+    let packet = lane.packet.network();
+    let to_local = match (local, lane.head.family) {
+        (IpAddr::V4(v4), Family::V4) => v4.to_bits() == head::addresses_v4(packet).1,
+        (IpAddr::V6(v6), Family::V6) => v6.to_bits() == head::addresses_v6(packet).1,
+        _ => false,
+    };
     let any = sa.interface.0 == 0;
     let by_port = || view.port(lane.port()).map(|port| port.interface) == Some(sa.interface);
-    local == to
+    to_local
         && sa.vrf == lane.packet.vrf
         && sa.marks.has(Marks::UDP) == lane.udp_source.is_some()
         && (any || by_port())
@@ -150,14 +175,16 @@ impl<'t> Run<'t> {
     }
 }
 
-/// After crypto, in order: moves the window, counts, and reads the inner packet. Nothing is
-/// delivered whose number is not in the window.
-#[inline]
-pub(super) fn commit_replay<'t>(
+/// After crypto, in order, packet by packet: moves the window, counts, strips the outer headers and
+/// looks whether the child carries what was inside. Nothing is delivered whose number is not in the
+/// window.
+#[inline(always)]
+pub(super) fn decapsulate<'t>(
     view: &View<'t>,
     flight: &mut Flight<'t>,
     opened: Set,
     exits: &mut Exits,
+    recall: &Recall,
 ) -> Set {
     let mut run: Option<Run<'t>> = None;
     let passed = flight.stage(opened, exits, |lane, exits| {
@@ -167,10 +194,12 @@ pub(super) fn commit_replay<'t>(
         {
             ended.finish(view.now_ms);
         }
-        match &mut run {
-            Some(run) => commit(lane, sa, run, exits),
-            None => Err(DropReason::Internal.into()),
-        }
+        let run = run.as_mut().ok_or(DropReason::Internal)?;
+        commit_replay(lane, sa, run, exits)?;
+        strip(lane, sa)?;
+        check_selectors(view, lane, sa)?;
+        recall.ask_destination(lane);
+        Ok(())
     });
     if let Some(run) = run {
         run.finish(view.now_ms);
@@ -188,7 +217,7 @@ pub(super) fn forged(view: &View<'_>, lane: &Lane<'_>) -> Exit {
 }
 
 #[inline(always)]
-fn commit<'t>(
+fn commit_replay<'t>(
     lane: &mut Lane<'t>,
     sa: &Sa,
     run: &mut Run<'t>,
@@ -254,8 +283,7 @@ fn moved(lane: &Lane<'_>, sa: &Sa, row: SaRow<'_>) -> Option<(IpAddr, u16)> {
 /// came with, and the inner packet, as if it had come in by a port of the child's VRF (RFC 4301
 /// 5.1.2.1, RFC 6040 4.2).
 #[inline(always)]
-pub(super) fn decapsulate(lane: &mut Lane<'_>) -> Result<(), Exit> {
-    let sa = lane.sa.ok_or(DropReason::Internal)?;
+fn strip(lane: &mut Lane<'_>, sa: &Sa) -> Result<(), Exit> {
     let start = inner_start(lane);
     let ethertype = match lane.head.family {
         Family::V4 => ether::IPV4,
@@ -291,27 +319,17 @@ fn cut(lane: &mut Lane<'_>, start: usize, len: usize, ethertype: u16) -> Option<
 
 /// Refuses a packet that its child does not carry (RFC 4301 5.2 step 4).
 #[inline(always)]
-pub(super) fn check_selectors(view: &View<'_>, lane: &mut Lane<'_>) -> Result<(), Exit> {
-    let sa = lane.sa.ok_or(DropReason::Internal)?;
+fn check_selectors(view: &View<'_>, lane: &Lane<'_>, sa: &Sa) -> Result<(), DropReason> {
     let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
-    let (policies, locals) = (&view.snapshot.policies, &view.snapshot.locals);
-    let (carried, to_us) = match lane.head.family {
-        Family::V4 => {
-            let flow = flow_v4(lane, port.interface, Towards::Us);
-            let to_us = locals.contains_v4(flow.vrf, flow.local);
-            (policies.carries_v4(sa.child, &flow), to_us)
-        }
-        Family::V6 => {
-            let flow = flow_v6(lane, port.interface, Towards::Us);
-            let to_us = locals.contains_v6(flow.vrf, flow.local);
-            (policies.carries_v6(sa.child, &flow), to_us)
-        }
+    let policies = &view.snapshot.policies;
+    let carried = match lane.head.family {
+        Family::V4 => policies.carries_v4(sa.child, &flow_v4(lane, port.interface, Towards::Us)),
+        Family::V6 => policies.carries_v6(sa.child, &flow_v6(lane, port.interface, Towards::Us)),
     };
-    lane.to_us = to_us;
     if carried {
         Ok(())
     } else {
-        Err(DropReason::InnerSelector.into())
+        Err(DropReason::InnerSelector)
     }
 }
 
@@ -343,12 +361,14 @@ impl<'t> View<'t> {
         }
     }
 
-    /// Asks for what any packet needs of the SA in a row, its key apart.
+    /// Asks for what any packet needs of an SA, its key apart.
     #[inline(always)]
-    pub(super) fn announce(&self, row: u32) {
-        self.tables.sad.prefetch(row);
-        if let Some(row) = self.state.row(row) {
-            prefetch(row.sequence_word());
+    pub(super) fn announce(&self, id: SaId) {
+        if let Some(row) = self.tables.sad.geometry().row(id) {
+            self.tables.sad.prefetch(row);
+            if let Some(row) = self.state.row(row) {
+                prefetch(row.sequence_word());
+            }
         }
     }
 }

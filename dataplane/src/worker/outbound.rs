@@ -9,7 +9,7 @@ use esp::encap::{EncapError, Tunnel};
 use esp::ether;
 use esp::ip::Family;
 
-use super::answer::{Answer, Refusal};
+use super::answer::{self, Answer, Refusal};
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
 use super::{View, forward, limits};
@@ -23,7 +23,7 @@ use crate::tables::spd::Decision;
 /// IKE is told when this part of an SA's sequence numbers is left.
 const REKEY_FRACTION: u64 = 16;
 
-/// Finds the number of the child's SA and asks for what it will need. Without an SA IKE is asked.
+/// Finds the number of the child's SA. Without one IKE is asked.
 #[inline(always)]
 pub(super) fn choose_sa(
     view: &View<'_>,
@@ -35,9 +35,6 @@ pub(super) fn choose_sa(
         return Err(DropReason::NoSa.into());
     };
     lane.sa_id = id;
-    if let Some(row) = view.tables.sad.geometry().row(id) {
-        view.announce(row);
-    }
     Ok(())
 }
 
@@ -60,50 +57,25 @@ fn acquire(view: &View<'_>, lane: &Lane<'_>, exits: &mut Exits) {
     });
 }
 
-/// Takes the SA. One of another worker gets the packet before it has a sequence number.
+/// Takes the SA; of packets that follow each other it is often the last one. One of another worker
+/// gets the packet before it has a sequence number.
 #[inline(always)]
-pub(super) fn take_sa<'t>(view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Exit> {
-    view.own(lane.sa_id)?;
-    // Deleted since it was chosen: as if there were none.
-    let sa = view.tables.sad.get(lane.sa_id, view.turn);
-    let sa = sa.ok_or(DropReason::NoSa)?;
-    lane.key = view.tables.sad.key(sa, view.turn);
-    lane.row = Some(view.state.row(sa.row).ok_or(DropReason::SaDeleted)?);
-    lane.sa = Some(sa);
-    if let Some(key) = lane.key {
-        key.prefetch(lane.head.len());
+pub(super) fn take_sa<'t>(
+    view: &View<'t>,
+    lane: &mut Lane<'t>,
+    last: &mut Option<&'t Sa>,
+) -> Result<(), Exit> {
+    let known = last.filter(|sa| sa.id == lane.sa_id);
+    if known.is_none() {
+        view.own(lane.sa_id)?;
+        // Deleted since it was chosen: as if there were none.
+        let sa = view.tables.sad.get(lane.sa_id, view.turn);
+        let sa = sa.ok_or(DropReason::NoSa)?;
+        sa.key.prefetch(lane.head.len());
+        *last = Some(sa);
     }
+    lane.sa = *last;
     Ok(())
-}
-
-/// What only outbound SAs have.
-#[inline(always)]
-fn tunnel<'t>(lane: &Lane<'t>) -> Result<(&'t Sa, &'t Tunnel), DropReason> {
-    let sa = lane.sa.ok_or(DropReason::Internal)?;
-    let tunnel = sa.tunnel.as_ref().ok_or(DropReason::Internal)?;
-    Ok((sa, tunnel))
-}
-
-/// Refuses what has no route, no hop left or does not fit (RFC 4301 8.2), before it costs a
-/// sequence number.
-#[inline(always)]
-pub(super) fn fit(view: &View<'_>, lane: &mut Lane<'_>) -> Result<(), Refusal> {
-    let (sa, tunnel) = tunnel(lane)?;
-    let Way::Outbound { mtu_bytes, hop } = &sa.way else {
-        return Err(DropReason::Internal.into());
-    };
-    let most = match hop.get(view.snapshot.hops_version) {
-        Some(known) => known.inner_mtu_bytes,
-        None => find_hop(view, sa, tunnel, *mtu_bytes, hop)?,
-    };
-    if lane.head.total_len > most {
-        let answer = lane.head.df.then_some(Answer::TooBig { mtu: most.into() });
-        return Err(Refusal {
-            reason: DropReason::TooBig,
-            answer,
-        });
-    }
-    forward::hop(lane)
 }
 
 /// Looks the tunnel's route up, and remembers it once the neighbour is known. Gives the longest
@@ -145,10 +117,17 @@ fn way_out(view: &View<'_>, sa: &Sa) -> Result<(PortIndex, IpAddr), DropReason> 
     }
 }
 
-/// Packets of one SA that follow each other: their numbers and counters are stored at once.
+/// Packets of one SA that follow each other: what they have in common, and their numbers and
+/// counters, which are stored at once.
 struct Run<'t> {
     sa: &'t Sa,
+    tunnel: &'t Tunnel,
     row: SaRow<'t>,
+    hop: Option<Hop>,
+    /// Ethernet address of the port they leave by.
+    from: Mac,
+    /// Longest inner packet in bytes.
+    most: u16,
     /// Last number given out.
     sequence: u64,
     packets: u64,
@@ -156,12 +135,26 @@ struct Run<'t> {
 }
 
 impl<'t> Run<'t> {
-    #[inline]
-    fn start(lane: &Lane<'t>, sa: &'t Sa) -> Result<Self, DropReason> {
-        let row = lane.row.ok_or(DropReason::Internal)?;
+    #[inline(always)]
+    fn start(view: &View<'t>, sa: &'t Sa) -> Result<Self, DropReason> {
+        let tunnel = sa.tunnel.as_ref().ok_or(DropReason::Internal)?;
+        let Way::Outbound { mtu_bytes, hop } = &sa.way else {
+            return Err(DropReason::Internal);
+        };
+        let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
+        let known = hop.get(view.snapshot.hops_version);
+        let most = match known {
+            Some(known) => known.inner_mtu_bytes,
+            None => find_hop(view, sa, tunnel, *mtu_bytes, hop)?,
+        };
+        let port = known.and_then(|hop| view.port(hop.port));
         Ok(Self {
             sa,
+            tunnel,
             row,
+            hop: known,
+            from: port.map(|port| port.mac).unwrap_or_default(),
+            most,
             sequence: row.sequence(),
             packets: 0,
             bytes: 0,
@@ -169,7 +162,7 @@ impl<'t> Run<'t> {
     }
 
     /// Stores the last number where it outlives us. Only after this may crypto use them.
-    #[inline]
+    #[inline(always)]
     fn finish(self, now_ms: u64) {
         if self.packets > 0 {
             let update = self.row.update();
@@ -180,36 +173,53 @@ impl<'t> Run<'t> {
     }
 }
 
-/// Sequence numbers of the whole set, counted against the limits of their SAs, and stored before
-/// crypto sees one of them.
-#[inline]
-pub(super) fn number<'t>(
+/// All that comes before crypto, packet by packet: size and hop limit, the sequence number, outer
+/// headers. Numbers are counted against the limits of their SAs and stored before crypto sees one
+/// of them.
+#[inline(always)]
+pub(super) fn encapsulate<'t>(
     view: &View<'t>,
     flight: &mut Flight<'t>,
     set: Set,
     exits: &mut Exits,
 ) -> Set {
     let mut run: Option<Run<'t>> = None;
-    let numbered = flight.stage(set, exits, |lane, exits| {
+    let passed = flight.stage(set, exits, |lane, exits| {
         let sa = lane.sa.ok_or(DropReason::Internal)?;
-        if run.as_ref().is_none_or(|run| !std::ptr::eq(run.sa, sa))
-            && let Some(ended) = run.replace(Run::start(lane, sa)?)
-        {
-            ended.finish(view.now_ms);
+        if run.as_ref().is_none_or(|run| !std::ptr::eq(run.sa, sa)) {
+            if let Some(ended) = run.take() {
+                ended.finish(view.now_ms);
+            }
+            run = Some(Run::start(view, sa)?);
         }
-        match &mut run {
-            Some(run) => next_number(lane, run, exits),
-            None => Err(DropReason::Internal.into()),
-        }
+        let run = run.as_mut().ok_or(DropReason::Internal)?;
+        fit(lane, run).map_err(|refusal| answer::refuse(view, exits, &mut lane.packet, refusal))?;
+        number(lane, run, exits)?;
+        write_headers(lane, run, exits)
     });
     if let Some(run) = run {
         run.finish(view.now_ms);
     }
-    numbered
+    exits.counts.add(Counter::Encapsulated, passed.len());
+    passed
+}
+
+/// Refuses what does not fit (RFC 4301 8.2) or has no hop left, before it costs a sequence number.
+#[inline(always)]
+fn fit(lane: &mut Lane<'_>, run: &Run<'_>) -> Result<(), Refusal> {
+    if lane.head.total_len > run.most {
+        let mtu = run.most.into();
+        let answer = lane.head.df.then_some(Answer::TooBig { mtu });
+        return Err(Refusal {
+            reason: DropReason::TooBig,
+            answer,
+        });
+    }
+    forward::hop(lane)
 }
 
 #[inline(always)]
-fn next_number(lane: &mut Lane<'_>, run: &mut Run<'_>, exits: &mut Exits) -> Result<(), Exit> {
+fn number(lane: &mut Lane<'_>, run: &mut Run<'_>, exits: &mut Exits) -> Result<(), Exit> {
     let (sa, row) = (run.sa, run.row);
     let last = last_sequence(sa);
     if run.sequence >= last {
@@ -230,7 +240,7 @@ fn next_number(lane: &mut Lane<'_>, run: &mut Run<'_>, exits: &mut Exits) -> Res
 }
 
 /// RFC 4303 3.3.3 and 2.2.1.
-#[inline]
+#[inline(always)]
 fn last_sequence(sa: &Sa) -> u64 {
     if sa.esn() { u64::MAX } else { u32::MAX.into() }
 }
@@ -238,21 +248,27 @@ fn last_sequence(sa: &Sa) -> u64 {
 /// Writes outer headers, ESP header and trailer around the packet, and cuts off what Ethernet
 /// padded.
 #[inline(always)]
-pub(super) fn encapsulate(lane: &mut Lane<'_>, exits: &mut Exits) -> Result<(), Exit> {
-    let (sa, tunnel) = tunnel(lane)?;
-    let (inner, sequence) = (lane.head, lane.sequence);
-    let sizes = tunnel.sizes(inner.len());
-    let len = ETHERNET_BYTES + sizes.prepend + inner.len() + sizes.append;
+fn write_headers(lane: &mut Lane<'_>, run: &Run<'_>, exits: &mut Exits) -> Result<(), Exit> {
+    let (sa, tunnel) = (run.sa, run.tunnel);
+    let inner_len = lane.head.len();
+    let sizes = tunnel.sizes(inner_len);
+    let len = ETHERNET_BYTES + sizes.prepend + inner_len + sizes.append;
     let front = isize::try_from(sizes.prepend).map_err(|_| DropReason::NoHeadroom)?;
     let frame = lane.packet.frame_mut().ok_or(DropReason::Internal)?;
     frame.reframe(front, len).ok_or(DropReason::NoHeadroom)?;
-    let outer = lane.packet.network_mut();
-    let written = tunnel.write(outer, &inner, sa.spi, sequence, sa.esn());
+    let (ethernet, outer) = frame
+        .data_mut()
+        .split_first_chunk_mut::<ETHERNET_BYTES>()
+        .ok_or(DropReason::NoHeadroom)?;
+    let written = tunnel.write(outer, &lane.head, sa.spi, lane.sequence, sa.esn());
     written.map_err(encap_reason)?;
-    exits.counts.add(Counter::Encapsulated, 1);
+    if let Some(hop) = run.hop {
+        *ethernet = ether::header(hop.mac.0, run.from.0, ethertype(tunnel.family()));
+        lane.egress = Some(hop.port);
+    }
     exits
         .counts
-        .add(Counter::EncapsulatedBytes, inner.len() as u64);
+        .add(Counter::EncapsulatedBytes, inner_len as u64);
     Ok(())
 }
 
@@ -267,32 +283,37 @@ fn encap_reason(error: EncapError) -> DropReason {
 
 /// After crypto: completes the outer packet and sends it on its way.
 #[inline(always)]
-pub(super) fn depart(view: &View<'_>, lane: &mut Lane<'_>) -> Result<PortIndex, Exit> {
-    let (sa, tunnel) = tunnel(lane)?;
-    tunnel.finish(lane.packet.network_mut());
-    let family = tunnel.family();
-    let Way::Outbound { hop, .. } = &sa.way else {
-        return Err(DropReason::Internal.into());
+pub(super) fn depart(view: &View<'_>, lane: &mut Lane<'_>) -> Exit {
+    let sa = lane.sa;
+    let Some((sa, tunnel)) = sa.and_then(|sa| Some((sa, sa.tunnel.as_ref()?))) else {
+        return DropReason::Internal.into();
     };
-    if let Some(hop) = hop.get(view.snapshot.hops_version) {
-        let from = view.port(hop.port).ok_or(DropReason::Internal)?.mac;
-        write_ethernet(&mut lane.packet, hop.mac, from, family).ok_or(DropReason::Internal)?;
-        return Ok(hop.port);
+    tunnel.finish(lane.packet.network_mut());
+    if let Some(port) = lane.egress {
+        return Exit::Transmit(port);
     }
-    let (port, to) = way_out(view, sa)?;
-    match next_hop(view, &mut lane.packet, family, port, to) {
-        Exit::Transmit(port) => Ok(port),
-        exit => Err(exit),
+    match way_out(view, sa) {
+        Ok((port, to)) => next_hop(view, &mut lane.packet, tunnel.family(), port, to),
+        Err(reason) => reason.into(),
     }
 }
 
 #[inline(always)]
-fn write_ethernet(packet: &mut Packet, to: Mac, from: Mac, family: Family) -> Option<()> {
-    let ethertype = match family {
+const fn ethertype(family: Family) -> u16 {
+    match family {
         Family::V4 => ether::IPV4,
         Family::V6 => ether::IPV6,
-    };
-    ether::write(packet.bytes_mut(), to.0, from.0, ethertype)
+    }
+}
+
+#[inline(always)]
+pub(super) fn write_ethernet(
+    packet: &mut Packet,
+    to: Mac,
+    from: Mac,
+    family: Family,
+) -> Option<()> {
+    ether::write(packet.bytes_mut(), to.0, from.0, ethertype(family))
 }
 
 /// Writes the Ethernet header for the next hop: the frame leaves, or waits for the address.

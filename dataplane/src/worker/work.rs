@@ -1,12 +1,14 @@
 //! The stages of a turn, in the order in which packets pass them.
 
 use api::counters::{Counter, DropReason, PortCounter};
+use api::id::SaId;
 use dpdk::{Batch, RxQueue};
 
 use super::classify::{self, FromTwin, Sorted};
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
 use super::forward::{self, Onward};
+use super::recall::Recall;
 use super::search::Search;
 use super::stage_clock::StageClock;
 use super::{View, answer, crypto, inbound, outbound};
@@ -28,6 +30,7 @@ pub(super) struct Work {
     receivers: Vec<(PortIndex, RxQueue)>,
     pub(super) exits: Exits,
     search: Search,
+    recall: Recall,
     clock: StageClock,
     /// The stages' time goes on from the last one.
     busy: bool,
@@ -37,37 +40,39 @@ impl Work {
     pub(super) fn new(
         receivers: Vec<(PortIndex, RxQueue)>,
         exits: Exits,
+        recall: Recall,
         clock: StageClock,
     ) -> Self {
         Self {
             receivers,
             exits,
             search: Search::default(),
+            recall,
             clock,
             busy: false,
         }
     }
 
-    /// The packet's way, one line a stage.
+    /// The packet's way, one line a pass over the burst. What a pass needs of memory, the one before
+    /// has asked for.
     pub(super) fn process<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>) {
         self.classify(view, flight);
 
         let esp = self.look_up_sas(view, flight, flight.esp);
         let esp = self.check_replay(flight, esp);
         let opened = self.open(view, flight, esp);
-        let inner = self.commit_replay(view, flight, opened);
-        let inner = self.decapsulate(flight, inner);
-        let inner = self.check_selectors(view, flight, inner);
+        let inner = self.decapsulate(view, flight, opened);
+        let inner = self.deliver(view, flight, inner);
 
-        let clear = self.admit(view, flight, flight.clear | inner);
+        let known = self.recall_tunnels(view, flight, flight.flows);
+        let clear = inner | flight.clear | flight.flows.without(known);
+        let clear = self.admit(view, flight, clear);
         let clear = self.look_for_ways(view, flight, clear);
-        let outbound = self.route(view, flight, clear);
+        let outbound = known | self.route(view, flight, clear);
 
         let outbound = self.choose_sas(view, flight, outbound);
         let outbound = self.take_sas(view, flight, outbound);
-        let outbound = self.fit(view, flight, outbound);
-        let outbound = self.number(view, flight, outbound);
-        let outbound = self.encapsulate(flight, outbound);
+        let outbound = self.encapsulate(view, flight, outbound);
         let sealed = self.seal(flight, outbound);
         self.depart(view, flight, sealed);
         self.transmit();
@@ -198,25 +203,34 @@ impl Work {
 
     /// Sorts what arrived: ESP, clear packets, exceptions.
     fn classify<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>) {
-        let Flight { lanes, esp, clear } = flight;
+        let Self { exits, recall, .. } = self;
+        let Flight {
+            lanes,
+            esp,
+            flows,
+            clear,
+        } = flight;
         for (number, lane) in lanes.iter_mut().enumerate() {
             match sort(view, lane) {
                 Ok(Sorted::Esp) => {
                     inbound::announce(view, lane);
                     esp.insert(number);
                 }
+                Ok(Sorted::Clear) if recall.ask_tunnel(view, lane) => flows.insert(number),
                 Ok(Sorted::Clear) => clear.insert(number),
-                Ok(Sorted::Exception(class)) => {
-                    self.exits.leave(&mut lane.packet, Exit::Punt(class));
-                }
-                Err(exit) => self.exits.leave(&mut lane.packet, exit),
+                Ok(Sorted::Exception(class)) => exits.leave(&mut lane.packet, Exit::Punt(class)),
+                Err(Exit::Transmit(port)) => exits.send(&mut lane.packet, port),
+                Err(exit) => exits.leave(&mut lane.packet, exit),
             }
         }
         self.lap(Counter::StageClassify);
     }
 
     fn look_up_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let passed = flight.stage(set, &mut self.exits, |lane, _| inbound::look_up(view, lane));
+        let mut last = None;
+        let passed = flight.stage(set, &mut self.exits, |lane, _| {
+            inbound::look_up(view, lane, &mut last)
+        });
         self.done(Counter::StageLookup, passed)
     }
 
@@ -237,21 +251,32 @@ impl Work {
         self.done(Counter::StageCrypto, opened)
     }
 
-    fn commit_replay<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let passed = inbound::commit_replay(view, flight, set, &mut self.exits);
-        self.done(Counter::StageReplay, passed)
-    }
-
-    fn decapsulate(&mut self, flight: &mut Flight<'_>, set: Set) -> Set {
-        let passed = flight.stage(set, &mut self.exits, |lane, _| inbound::decapsulate(lane));
+    /// Moves replay windows, strips outer headers, checks selectors.
+    fn decapsulate<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let passed = inbound::decapsulate(view, flight, set, &mut self.exits, &self.recall);
         self.done(Counter::StageEncap, passed)
     }
 
-    fn check_selectors<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let passed = flight.stage(set, &mut self.exits, |lane, _| {
-            inbound::check_selectors(view, lane)
-        });
-        self.done(Counter::StageLookup, passed)
+    /// Sends what goes to a destination that is remembered; gives the rest.
+    fn deliver<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let Self { exits, recall, .. } = self;
+        let rest = flight.stage(set, exits, |lane, _| recall.deliver(view, lane));
+        self.done(Counter::StageLookup, rest)
+    }
+
+    /// Flows whose tunnel is remembered.
+    fn recall_tunnels<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let mut known = Set::default();
+        for number in set {
+            if let Some(lane) = flight.lanes.get_mut(number)
+                && self.recall.tunnel(view, lane)
+            {
+                view.tables.prefetch_active(lane.child);
+                known.insert(number);
+            }
+        }
+        Recall::count(&mut self.exits, known.len(), set.len() - known.len());
+        self.done(Counter::StageLookup, known)
     }
 
     fn admit<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
@@ -272,16 +297,28 @@ impl Work {
 
     /// Sends clear packets on, or towards their tunnel.
     fn route<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let Self { exits, search, .. } = self;
+        let Self {
+            exits,
+            search,
+            recall,
+            ..
+        } = self;
         let passed = flight.stage(set, exits, |lane, exits| {
             match forward::route(view, lane, search, exits)? {
-                Onward::Protect => Ok(()),
+                Onward::Protect => {
+                    recall.note_tunnel(view, lane);
+                    Ok(())
+                }
                 Onward::AsItIs => Err(Exit::Transmit(lane.port())),
                 Onward::Port { port, next_hop } => match forward::forward(view, lane, port) {
                     Ok(()) => {
                         let family = lane.head.family;
                         let packet = &mut lane.packet;
-                        Err(outbound::next_hop(view, packet, family, port, next_hop))
+                        let exit = outbound::next_hop(view, packet, family, port, next_hop);
+                        if let Exit::Transmit(port) = exit {
+                            recall.note_destination(view, lane, port);
+                        }
+                        Err(exit)
                     }
                     Err(refusal) => Err(answer::refuse(view, exits, &mut lane.packet, refusal)),
                 },
@@ -291,35 +328,29 @@ impl Work {
     }
 
     fn choose_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let mut last = SaId(0);
         let passed = flight.stage(set, &mut self.exits, |lane, exits| {
-            outbound::choose_sa(view, lane, exits)
+            outbound::choose_sa(view, lane, exits)?;
+            if lane.sa_id != last {
+                view.announce(lane.sa_id);
+                last = lane.sa_id;
+            }
+            Ok(())
         });
         self.done(Counter::StageLookup, passed)
     }
 
     fn take_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let mut last = None;
         let passed = flight.stage(set, &mut self.exits, |lane, _| {
-            outbound::take_sa(view, lane)
+            outbound::take_sa(view, lane, &mut last)
         });
         self.done(Counter::StageLookup, passed)
     }
 
-    fn fit<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let passed = flight.stage(set, &mut self.exits, |lane, exits| {
-            outbound::fit(view, lane)
-                .map_err(|refusal| answer::refuse(view, exits, &mut lane.packet, refusal))
-        });
-        self.done(Counter::StageLookup, passed)
-    }
-
-    /// Sequence numbers of the whole batch, stored before crypto sees one of them.
-    fn number<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let passed = outbound::number(view, flight, set, &mut self.exits);
-        self.done(Counter::StageReplay, passed)
-    }
-
-    fn encapsulate(&mut self, flight: &mut Flight<'_>, set: Set) -> Set {
-        let passed = flight.stage(set, &mut self.exits, outbound::encapsulate);
+    /// Size, sequence numbers, outer headers: all that comes before crypto.
+    fn encapsulate<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let passed = outbound::encapsulate(view, flight, set, &mut self.exits);
         self.done(Counter::StageEncap, passed)
     }
 
@@ -336,10 +367,8 @@ impl Work {
     }
 
     fn depart<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) {
-        flight.stage(set, &mut self.exits, |lane, exits| {
-            let port = outbound::depart(view, lane)?;
-            exits.send(&mut lane.packet, port);
-            Ok(())
+        flight.stage(set, &mut self.exits, |lane, _| {
+            Err(outbound::depart(view, lane))
         });
     }
 

@@ -62,7 +62,9 @@ impl TablesWriter {
         for id in &entry.sas {
             let Some(sa) = self.sas.get(id) else { continue };
             rows.push(sa.row);
-            if let Some(sa) = describe(&sa.info, sa.row, sa.window, &entry.child) {
+            let key = self.sad.get(*id).map(|sa| sa.key.clone());
+            let sa = key.and_then(|key| describe(&sa.info, sa.row, sa.window, &entry.child, key));
+            if let Some(sa) = sa {
                 self.sad.replace(sa);
             }
         }
@@ -169,18 +171,20 @@ impl TablesWriter {
             return invalid(Field::SA_KEY);
         };
         let info = record.info();
-        let Some(draft) = describe(&info, row, None, &child) else {
+        let Some(mut sa) = describe(&info, row, None, &child, key) else {
             return invalid(Field::SA_CHILD);
         };
-        if self.sad.collides(&draft) {
+        if self.sad.collides(&sa) {
             return invalid(Field::SA_SPI);
         }
         let window = match self.rows.claim(record, row) {
             Ok(window) => window,
             Err(status) => return status,
         };
-        let sa = describe(&info, row, window, &child);
-        if !sa.is_some_and(|sa| self.sad.insert(sa, key)) {
+        if let Way::Inbound { window: place, .. } = &mut sa.way {
+            *place = window;
+        }
+        if !self.sad.insert(sa) {
             self.rows.release(row, window);
             return Status::Full;
         }
@@ -236,7 +240,9 @@ impl TablesWriter {
             return Status::Ok;
         }
         entry.info.limits = limits;
-        let sa = describe(&entry.info, entry.row, entry.window, &entry.child);
+        let key = self.sad.get(id).map(|sa| sa.key.clone());
+        let sa =
+            key.and_then(|key| describe(&entry.info, entry.row, entry.window, &entry.child, key));
         if sa.is_some_and(|sa| self.sad.replace(sa)) {
             Status::Ok
         } else {
@@ -288,6 +294,7 @@ fn describe(
     row: u32,
     window: Option<WindowSlot>,
     child: &child::Child,
+    key: KeyContext,
 ) -> Option<Sa> {
     let settings = child.settings();
     let (path, record) = (settings.path.load(), &settings.record);
@@ -328,6 +335,7 @@ fn describe(
         tunnel,
         limits: info.limits,
         peer: (path.remote, path.remote_port),
+        key,
     })
 }
 

@@ -668,7 +668,7 @@ fn static_sas_are_found_by_spi_and_follow_their_path() {
     let by_spi = |writer: &TablesWriter, vrf, local, spi| {
         let tables = writer.tables();
         let turn = tables.quiescence.enter(0).unwrap();
-        let found = tables.sad.inbound(vrf, local, spi, &turn);
+        let found = tables.sad.inbound(vrf, || local, spi, &turn);
         found.map(|sa| sa.id)
     };
     assert_eq!(by_spi(&writer, Vrf(0), local, fixed.spi), Some(fixed.id));
