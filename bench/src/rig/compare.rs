@@ -135,8 +135,8 @@ fn peer(cell: Cell, mode: Mode, setup: &secgw::Setup) -> Result<(Stats, usize)> 
 /// How many times faster than the better mode of the peer, and the bar.
 fn print_ratios(report: &Report) {
     println!(
-        "\n{:<30} {:>9} {:>9} {:<11} {:>7} {:>6}   times faster than the better mode of ipsec-secgw",
-        "", "culvert", "peer", "", "faster", "bar"
+        "\n{:<30} {:>9} {:>9} {:<11} {:>7} {:>7} {:>6}   times faster than the better mode of ipsec-secgw",
+        "", "culvert", "peer", "", "faster", "quiet", "bar"
     );
     for ours in report.cells.iter().filter(|figure| figure.by == "culvert") {
         let peers = Mode::ALL
@@ -151,11 +151,22 @@ fn print_ratios(report: &Report) {
             continue;
         };
         let times = peer / net;
+        let undisturbed = quiet(report, ours).unwrap_or(f64::NAN);
         let bar = bars::find(&ours.cell, bars::has_avx512(&report.environment.flags));
         let bar = bar.map_or_else(String::new, |Bar(bar)| {
             let word = if times >= bar { "reached" } else { "missed" };
             format!("{bar:>6.1}   {word}")
         });
-        println!("{name:<30} {net:>9.1} {peer:>9.1} {by:<11} {times:>7.2} {bar}");
+        println!(
+            "{name:<30} {net:>9.1} {peer:>9.1} {by:<11} {times:>7.2} {undisturbed:>7.2} {bar}"
+        );
     }
+}
+
+/// The same ratio of an undisturbed machine.
+fn quiet(report: &Report, ours: &Figure) -> Option<f64> {
+    let peers = Mode::ALL
+        .into_iter()
+        .filter_map(|mode| report.find(&ours.cell, mode.name())?.quiet);
+    Some(peers.min_by(f64::total_cmp)? / ours.quiet?)
 }

@@ -217,4 +217,32 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn each_queue_gets_the_flows_of_its_worker_and_all_keys_are_written() {
+        let plan = Plan::new(plan(Size::Fixed(64), Family::V4, false).cell, 2).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let files = write(&plan, 2, dir.path()).unwrap();
+        for queue in 0..2 {
+            let bytes = std::fs::read(of_queue(&files.frames, queue)).unwrap();
+            let frame = 16 + 118;
+            assert_eq!((bytes.len() - 24) % frame, 0);
+            for frame in bytes[24..].chunks(frame) {
+                let spi = u32::from_be_bytes(frame[16 + 34..16 + 38].try_into().unwrap());
+                let flow = (0..100).find(|flow| plan.spi_in(*flow) == spi).unwrap();
+                assert_eq!(plan.queue(flow), queue);
+            }
+        }
+        let sas = std::fs::read_to_string(files.sas.unwrap()).unwrap();
+        assert_eq!(sas.lines().count(), 100);
+    }
+
+    #[test]
+    fn a_queue_without_flows_is_an_error() {
+        let mut cell = plan(Size::Fixed(64), Family::V4, false).cell;
+        cell.sas = 1;
+        let plan = Plan::new(cell, 2).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        assert!(write(&plan, 2, dir.path()).is_err());
+    }
 }
