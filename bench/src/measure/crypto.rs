@@ -143,7 +143,7 @@ impl<T: AeadInOut + AeadCore<NonceSize = U12, TagSize = U16>> Backend for RustCr
                 let at = data.len() - ICV_BYTES;
                 let (plain, icv) = data.split_at_mut(at);
                 let sealed =
-                    key.encrypt_inout_detached(&nonce(n).into(), aad.as_bytes(), plain.into());
+                    key.encrypt_inout_detached(&nonce(n).into(), &aad.to_bytes(), plain.into());
                 sealed.map(|tag| icv.copy_from_slice(&tag)).is_ok()
             })
     }
@@ -160,8 +160,8 @@ impl<T: AeadInOut + AeadCore<NonceSize = U12, TagSize = U16>> Backend for RustCr
                 let Ok(tag) = <[u8; ICV_BYTES]>::try_from(&*icv) else {
                     return false;
                 };
-                let (nonce, aad) = (nonce(n).into(), aad.as_bytes());
-                key.decrypt_inout_detached(&nonce, aad, sealed.into(), &tag.into())
+                let (nonce, aad) = (nonce(n).into(), aad.to_bytes());
+                key.decrypt_inout_detached(&nonce, &aad, sealed.into(), &tag.into())
                     .is_ok()
             })
     }
@@ -198,7 +198,7 @@ impl Backend for Ring {
                 let at = data.len() - ICV_BYTES;
                 let (plain, icv) = data.split_at_mut(at);
                 let aad =
-                    ring::aead::Aad::from(Aad::sequence(SPI, sequence(n)).as_bytes().to_owned());
+                    ring::aead::Aad::from(Aad::sequence(SPI, sequence(n)).to_bytes().to_vec());
                 let nonce = ring::aead::Nonce::assume_unique_for_key(nonce(n));
                 let sealed = key.seal_in_place_separate_tag(nonce, aad, plain);
                 sealed.map(|tag| icv.copy_from_slice(tag.as_ref())).is_ok()
@@ -213,7 +213,7 @@ impl Backend for Ring {
             .all(|(n, (data, key))| {
                 let aad = Aad::sequence(SPI, sequence(n));
                 let nonce = ring::aead::Nonce::assume_unique_for_key(nonce(n));
-                key.open_in_place(nonce, ring::aead::Aad::from(aad.as_bytes()), data)
+                key.open_in_place(nonce, ring::aead::Aad::from(&*aad.to_bytes()), data)
                     .is_ok()
             })
     }

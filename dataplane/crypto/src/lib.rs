@@ -25,7 +25,7 @@ mod simd;
 mod tier;
 
 pub use key::{KeyContext, KeyError, SALT_BYTES};
-pub use op::{Aad, ICV_ROOM, MAX_DATA_BYTES, Op, OpError};
+pub use op::{Aad, AadBytes, ICV_ROOM, MAX_DATA_BYTES, Op, OpError};
 pub use tier::{Tier, TierError, init, tier};
 
 /// Encrypts every operation in place and writes its ICV behind the ciphertext (RFC 4106).

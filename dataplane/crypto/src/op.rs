@@ -11,10 +11,12 @@ pub const ICV_ROOM: usize = 16;
 /// Longest `data` of an operation in bytes: an IP packet cannot carry more.
 pub const MAX_DATA_BYTES: usize = 65_536;
 
-/// Additional authenticated data of ESP, by value (RFC 4106 5).
+/// Additional authenticated data of ESP, by value (RFC 4106 5). Kept in words: put together from bytes
+/// in memory and read as words, it would wait for the stores of every packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Aad {
-    bytes: [u8; 12],
+    /// The first 8 bytes, and the last 4 with zeros behind, in network order.
+    words: [u64; 2],
     len: u8,
 }
 
@@ -23,25 +25,45 @@ impl Aad {
     #[must_use]
     #[inline]
     pub const fn sequence(spi: u32, sequence: u32) -> Self {
-        let (a, b) = (spi.to_be_bytes(), sequence.to_be_bytes());
-        let bytes = [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], 0, 0, 0, 0];
-        Self { bytes, len: 8 }
+        Self {
+            words: [(spi as u64) << 32 | sequence as u64, 0],
+            len: 8,
+        }
     }
 
     /// SPI and 64-bit extended sequence number, high half first: 12 bytes.
     #[must_use]
     #[inline]
     pub const fn extended(spi: u32, sequence: u64) -> Self {
-        let (a, b) = (spi.to_be_bytes(), sequence.to_be_bytes());
-        let bytes = [
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7],
-        ];
-        Self { bytes, len: 12 }
+        Self {
+            words: [(spi as u64) << 32 | sequence >> 32, sequence << 32],
+            len: 12,
+        }
     }
 
     /// The 8 or 12 bytes.
     #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
+    pub fn to_bytes(&self) -> AadBytes {
+        let [first, second] = self.words.map(u64::to_be_bytes);
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&first);
+        bytes[8..].copy_from_slice(&second);
+        let len = self.len;
+        AadBytes { bytes, len }
+    }
+}
+
+/// The bytes of an [`Aad`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AadBytes {
+    bytes: [u8; 16],
+    len: u8,
+}
+
+impl core::ops::Deref for AadBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 }
@@ -92,9 +114,7 @@ impl<'a> Op<'a> {
         if data.len() > MAX_DATA_BYTES {
             return Err(OpError::TooLong);
         }
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = aad.bytes;
-        let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        let low = u64::from_be_bytes([i, j, k, l, 0, 0, 0, 0]);
+        let [high, low] = aad.words;
         #[expect(clippy::cast_possible_truncation, reason = "MAX_DATA_BYTES fits")]
         let len = len as u32;
         Ok(Self {
@@ -126,12 +146,12 @@ impl<'a> Op<'a> {
 
     /// The AAD, as it was given.
     pub(crate) fn aad(&self) -> Aad {
-        let [low, high] = self.aad.map(u64::to_be_bytes);
-        let mut bytes = [0; 12];
-        bytes[..8].copy_from_slice(&high);
-        bytes[8..].copy_from_slice(&low[..4]);
+        let [low, high] = self.aad;
         let len = if self.lengths[1] == 64 { 8 } else { 12 };
-        Aad { bytes, len }
+        Aad {
+            words: [high, low],
+            len,
+        }
     }
 
     /// Payload and ICV, apart.
@@ -197,11 +217,11 @@ mod tests {
     #[test]
     fn aad_layout() {
         assert_eq!(
-            Aad::sequence(0x0102_0304, 5).as_bytes(),
+            Aad::sequence(0x0102_0304, 5).to_bytes()[..],
             [1, 2, 3, 4, 0, 0, 0, 5]
         );
         assert_eq!(
-            Aad::extended(0x0102_0304, 0x0506_0708_090a_0b0c).as_bytes(),
+            Aad::extended(0x0102_0304, 0x0506_0708_090a_0b0c).to_bytes()[..],
             [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
         );
     }

@@ -84,9 +84,9 @@ pub(crate) fn run<const OPEN: bool>(ops: &mut [Op<'_>]) {
         let (data, tag) = op.split();
         op.ok = key.portable().is_some_and(|Key(gcm)| {
             if OPEN {
-                gcm.open(&nonce, aad.as_bytes(), data, tag)
+                gcm.open(&nonce, &aad.to_bytes(), data, tag)
             } else {
-                gcm.seal(&nonce, aad.as_bytes(), data, tag)
+                gcm.seal(&nonce, &aad.to_bytes(), data, tag)
             }
         });
     }

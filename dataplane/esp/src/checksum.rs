@@ -9,13 +9,6 @@ use crate::protocol;
 pub struct Sum(u64);
 
 impl Sum {
-    /// A sum so far, of words in network order.
-    #[inline]
-    #[must_use]
-    pub const fn of(words: u32) -> Self {
-        Self(words as u64)
-    }
-
     /// Adds bytes; an odd tail is padded with zero, so only the last piece may be odd (RFC 1071
     /// 4.1).
     #[must_use]
@@ -61,6 +54,16 @@ impl Sum {
 #[must_use]
 pub fn internet(bytes: &[u8]) -> u16 {
     Sum::default().bytes(bytes).finish()
+}
+
+/// The complement of a sum of few 16-bit words, folded.
+#[inline(always)]
+#[must_use]
+pub fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let [_, _, high, low] = sum.to_be_bytes();
+    !u16::from_be_bytes([high, low])
 }
 
 /// Whether the checksum of an IPv4 header without options is right. The sum is the same in any byte

@@ -394,8 +394,7 @@ pub fn decrement_ttl(packet: &mut [u8]) -> Option<u8> {
     *ttl = left;
     // RFC 1624 3: ~m + m' of a word whose high byte is one less is always 0xfeff.
     let sum = u16::from_be_bytes([*c0, *c1]);
-    let sum = checksum::Sum::of(0xfeff).word(!sum).finish();
-    [*c0, *c1] = sum.to_be_bytes();
+    [*c0, *c1] = checksum::fold(u32::from(!sum).wrapping_add(0xfeff)).to_be_bytes();
     Some(left)
 }
 
