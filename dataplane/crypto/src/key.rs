@@ -147,7 +147,8 @@ impl KeyContext {
         self.tier
     }
 
-    /// Brings what a packet with `payload_len` bytes needs into the nearest cache.
+    /// Brings what a packet with `payload_len` bytes needs into the nearest cache, without waiting. The
+    /// last line of a longer key than AES-128's is left to the CPU's own prefetcher.
     #[inline]
     pub fn prefetch(&self, payload_len: usize) {
         #[cfg(target_arch = "x86_64")]
@@ -156,8 +157,8 @@ impl KeyContext {
             let start: *const i8 = core::ptr::from_ref(self).cast();
             let powers = (payload_len.div_ceil(16) + 2).min(POWERS);
             let mut offset = (POWERS - powers) * 16 / LINE_BYTES * LINE_BYTES;
-            let end =
-                core::mem::offset_of!(Self, round_keys) + usize::from(self.rounds_hint()) * 16;
+            // As if AES-128: to look how many rounds there are would be to wait for the key.
+            let end = core::mem::offset_of!(Self, round_keys) + 10 * 16;
             while offset < end {
                 // SAFETY: a prefetch of any address does nothing but prefetch.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset)) };
@@ -166,12 +167,6 @@ impl KeyContext {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = payload_len;
-    }
-
-    /// Rounds without looking: the key may not be in the cache.
-    #[inline]
-    const fn rounds_hint(&self) -> u8 {
-        10
     }
 
     /// Rounds of AES: 10, 12 or 14; 0 for the portable tier.

@@ -47,6 +47,25 @@ impl<V: Lanes> Product<V> {
         self.cross = self.cross.xor(cross);
     }
 
+    /// Adds two products. Multiplications next to each other are cheaper than spread ones where each
+    /// is a small microprogram (Zen 4: 1.8 and 2.5 cycles of the front end).
+    #[inline(always)]
+    pub(super) fn add_pair(&mut self, (a, a_power): (V, V), (b, b_power): (V, V)) {
+        if V::KARATSUBA {
+            self.add(a, a_power);
+            self.add(b, b_power);
+            return;
+        }
+        let low = (a.multiply::<0x00>(a_power), b.multiply::<0x00>(b_power));
+        let high = (a.multiply::<0x11>(a_power), b.multiply::<0x11>(b_power));
+        let one = (a.multiply::<0x01>(a_power), b.multiply::<0x01>(b_power));
+        let other = (a.multiply::<0x10>(a_power), b.multiply::<0x10>(b_power));
+        self.low = self.low.xor(low.0).xor(low.1);
+        self.high = self.high.xor(high.0).xor(high.1);
+        self.cross = self.cross.xor(one.0).xor(one.1);
+        self.cross = self.cross.xor(other.0).xor(other.1);
+    }
+
     #[inline(always)]
     fn middle(self) -> V {
         if V::KARATSUBA {

@@ -18,7 +18,7 @@ use crate::op::Op;
 /// The CPU must have the tier's instructions, the operation be valid and its key one of a SIMD tier.
 #[inline(always)]
 pub(super) unsafe fn long<V: Lanes, const W: usize, const OPEN: bool>(op: *mut Op<'_>) {
-    const { assert!(W <= ROUNDS_MIN && W * V::BLOCKS < POWERS) };
+    const { assert!(W <= ROUNDS_MIN && W.is_multiple_of(2) && W * V::BLOCKS < POWERS) };
     let chunk = W * V::BLOCKS;
     // SAFETY: the caller vouches for the operation and the CPU.
     let packet = unsafe { Packet::new(op) };
@@ -106,12 +106,12 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
         }
     }
 
-    /// Adds vector `v` of the chunk that begins with `block` to the hash.
+    /// Vector `v` of the chunk that begins with `block`, and the powers it is to be multiplied with.
     ///
     /// # Safety
     /// As for [`long`]; the chunk must lie within the packet.
     #[inline(always)]
-    unsafe fn hash_vector<const FIRST: bool>(&mut self, block: usize, v: usize) {
+    unsafe fn hash_vector<const FIRST: bool>(&self, block: usize, v: usize) -> (V, V) {
         let x = if v == 0 && !OPEN {
             self.first
         } else {
@@ -127,7 +127,7 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
         };
         // SAFETY: `plan` left as many powers as the chunk has blocks.
         let powers = unsafe { self.packet.powers(self.power - v * V::BLOCKS) };
-        self.product.add(x, powers);
+        (x, powers)
     }
 
     /// A chunk is hashed.
@@ -167,9 +167,12 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
             let key = unsafe { self.packet.round_key(r) };
             round(&mut state, W, false, key);
             // Vector 0 comes last: the carry from the chunk before may still be in the making.
-            if hashes && r < W {
+            if hashes && r < W && r.is_multiple_of(2) {
                 // SAFETY: the chunk lies within the packet.
-                unsafe { self.hash_vector::<FIRST>(hashed, (r + 1) % W) };
+                let a = unsafe { self.hash_vector::<FIRST>(hashed, r + 1) };
+                // SAFETY: as above.
+                let b = unsafe { self.hash_vector::<FIRST>(hashed, (r + 2) % W) };
+                self.product.add_pair(a, b);
                 self.product.pin();
             }
         });
@@ -253,10 +256,13 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
             // SAFETY: as above.
             let key = unsafe { self.packet.round_key(r) };
             round(&mut state, T, false, key);
-            if before && r < W {
+            if before && r < W && r.is_multiple_of(2) {
                 let block = self.block - Self::CHUNK;
                 // SAFETY: the chunk before lies within the packet.
-                unsafe { self.hash_vector::<FIRST>(block, (r + 1) % W) };
+                let a = unsafe { self.hash_vector::<FIRST>(block, r + 1) };
+                // SAFETY: as above.
+                let b = unsafe { self.hash_vector::<FIRST>(block, (r + 2) % W) };
+                self.product.add_pair(a, b);
                 self.product.pin();
             }
             if OPEN && r < T {

@@ -120,21 +120,14 @@ impl<'a> Packet<'a> {
             let ok = difference.is_zero();
             self.set_ok(ok);
             if !ok {
-                self.wipe();
+                // SAFETY: payload and the 16 bytes behind it are the operation's.
+                unsafe { wipe(self.data, self.len + ICV_ROOM) };
             }
         } else {
             // SAFETY: `data` has 16 bytes behind the payload.
             unsafe { tag.store(self.data.wrapping_add(self.len)) };
             self.set_ok(true);
         }
-    }
-
-    /// What was decrypted under a wrong tag is nobody's to see.
-    #[cold]
-    #[inline(never)]
-    fn wipe(&self) {
-        // SAFETY: payload and the 16 bytes behind it are the operation's.
-        unsafe { self.data.write_bytes(0, self.len + ICV_ROOM) };
     }
 
     /// The AAD as the hash's block 0.
@@ -247,6 +240,18 @@ pub(super) unsafe fn first_counters<V: Lanes>(block: usize) -> V {
     let at = COUNTERS.0.as_ptr().wrapping_add(block);
     // SAFETY: the caller vouches for it.
     unsafe { V::load(at.cast()) }
+}
+
+/// What was decrypted under a wrong tag is nobody's to see. Not a method: a packet whose address is
+/// taken would have to stand in memory.
+///
+/// # Safety
+/// `len` bytes at `data` must be writable.
+#[cold]
+#[inline(never)]
+unsafe fn wipe(data: *mut u8, len: usize) {
+    // SAFETY: the caller vouches for the bytes.
+    unsafe { data.write_bytes(0, len) };
 }
 
 /// One round for `count` vectors, of the last one only the lower half if `HALF`.
