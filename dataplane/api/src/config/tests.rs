@@ -144,7 +144,7 @@ remote_ts = "0.0.0.0/0"
 }
 
 /// Text inside `[dataplane]`, text at the end, and a message that must be there.
-const BAD_KEYS: [(&str, &str, &str); 18] = [
+const BAD_KEYS: [(&str, &str, &str); 19] = [
     (
         "workerz = 2",
         "",
