@@ -10,7 +10,8 @@ use crate::selector::{AddrRange, Selector};
 /// Words of a record.
 pub const RECORD_WORDS: usize = 32;
 /// Bytes of a record.
-pub const RECORD_BYTES: usize = RECORD_WORDS * 8;
+pub const RECORD_BYTES: usize = RECORD_WORDS * WORD_BYTES;
+const WORD_BYTES: usize = 8;
 
 const FAMILY_IPV4: u8 = 4;
 const FAMILY_IPV6: u8 = 6;
@@ -27,19 +28,19 @@ impl Record {
     }
 }
 
-/// Writes fields one behind the other.
+/// Writes fields one behind the other, into the record itself: no copy of a key is left behind.
 ///
 /// Every record is far shorter than [`RECORD_BYTES`] (a test encodes the longest of each kind), so
 /// running over the end is a mistake of this crate: it fails debug builds and writes nothing.
 pub(crate) struct Writer {
-    bytes: [u8; RECORD_BYTES],
+    record: Record,
     used: usize,
 }
 
 impl Writer {
     pub(crate) fn new(kind: u16) -> Self {
         let mut writer = Self {
-            bytes: [0; RECORD_BYTES],
+            record: Record::zeroed(),
             used: 0,
         };
         writer.u16(kind);
@@ -49,14 +50,44 @@ impl Writer {
     pub(crate) fn bytes(&mut self, value: &[u8]) {
         let end = self.used + value.len();
         debug_assert!(end <= RECORD_BYTES, "record too long");
-        if let Some(room) = self.bytes.get_mut(self.used..end) {
-            room.copy_from_slice(value);
-            self.used = end;
+        if end > RECORD_BYTES {
+            return;
+        }
+        for part in value.chunks(WORD_BYTES) {
+            let mut bytes = [0; WORD_BYTES];
+            for (byte, value) in bytes.iter_mut().zip(part) {
+                *byte = *value;
+            }
+            self.word(u64::from_le_bytes(bytes), part.len());
+        }
+    }
+
+    /// Puts the low `len` bytes of a word in; the others are zero.
+    #[inline]
+    fn word(&mut self, value: u64, len: usize) {
+        let (at, shift) = place(self.used);
+        let [low, high] = halves(u128::from(value) << shift);
+        if let Some(word) = self.record.0.get_mut(at) {
+            *word |= low;
+        }
+        if let Some(word) = self.record.0.get_mut(at + 1) {
+            *word |= high;
+        }
+        self.used += len;
+    }
+
+    /// An integer of `len` bytes.
+    #[inline]
+    fn integer(&mut self, value: u64, len: usize) {
+        let fits = self.used + len <= RECORD_BYTES;
+        debug_assert!(fits, "record too long");
+        if fits {
+            self.word(value, len);
         }
     }
 
     pub(crate) fn u8(&mut self, value: u8) {
-        self.bytes(&[value]);
+        self.integer(u64::from(value), 1);
     }
 
     pub(crate) fn bool(&mut self, value: bool) {
@@ -64,15 +95,15 @@ impl Writer {
     }
 
     pub(crate) fn u16(&mut self, value: u16) {
-        self.bytes(&value.to_le_bytes());
+        self.integer(u64::from(value), 2);
     }
 
     pub(crate) fn u32(&mut self, value: u32) {
-        self.bytes(&value.to_le_bytes());
+        self.integer(u64::from(value), 4);
     }
 
     pub(crate) fn u64(&mut self, value: u64) {
-        self.bytes(&value.to_le_bytes());
+        self.integer(value, 8);
     }
 
     /// Family, then 16 bytes; IPv4 takes the first four and leaves zeros.
@@ -107,57 +138,49 @@ impl Writer {
     }
 
     pub(crate) fn finish(self) -> Record {
-        let mut record = Record::zeroed();
-        for (word, bytes) in record.0.iter_mut().zip(self.bytes.chunks_exact(8)) {
-            *word = bytes
-                .iter()
-                .rev()
-                .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
-        }
-        record
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.bytes.zeroize();
+        self.record
     }
 }
 
 /// Reads fields one behind the other from a private copy of a record.
-pub(crate) struct Reader {
-    bytes: [u8; RECORD_BYTES],
+pub(crate) struct Reader<'a> {
+    record: &'a Record,
     used: usize,
 }
 
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.bytes.zeroize();
-    }
-}
-
-impl Reader {
-    pub(crate) fn new(record: &Record) -> Self {
-        let mut reader = Self {
-            bytes: [0; RECORD_BYTES],
-            used: 0,
-        };
-        for (bytes, word) in reader.bytes.chunks_exact_mut(8).zip(&record.0) {
-            bytes.copy_from_slice(&word.to_le_bytes());
-        }
-        reader
+impl<'a> Reader<'a> {
+    pub(crate) fn new(record: &'a Record) -> Self {
+        Self { record, used: 0 }
     }
 
     /// Copies the next `N` bytes; zeros behind the end, which only a mistake here can reach.
+    #[inline]
     pub(crate) fn array<const N: usize>(&mut self) -> [u8; N] {
         let mut value = [0; N];
         let end = self.used + N;
         debug_assert!(end <= RECORD_BYTES, "record too short");
-        if let Some(bytes) = self.bytes.get(self.used..end) {
-            value.copy_from_slice(bytes);
-            self.used = end;
+        if end > RECORD_BYTES {
+            return value;
         }
+        for (part, at) in value
+            .chunks_mut(WORD_BYTES)
+            .zip((self.used..).step_by(WORD_BYTES))
+        {
+            for (byte, read) in part.iter_mut().zip(self.word(at).to_le_bytes()) {
+                *byte = read;
+            }
+        }
+        self.used = end;
         value
+    }
+
+    /// The eight bytes from here on.
+    #[inline]
+    fn word(&self, byte: usize) -> u64 {
+        let (at, shift) = place(byte);
+        let part = |at: usize| u128::from(self.record.0.get(at).copied().unwrap_or(0));
+        let [low, _] = halves((part(at) | part(at + 1) << 64) >> shift);
+        low
     }
 
     pub(crate) fn u8(&mut self) -> u8 {
@@ -216,10 +239,27 @@ impl Reader {
 
     /// Everything behind the last field must be zero.
     pub(crate) fn finish(&self) -> Result<(), FieldError> {
-        let rest = self.bytes.get(self.used..).unwrap_or_default();
-        match rest.iter().position(|byte| *byte != 0) {
-            None => Ok(()),
-            Some(at) => Err(FieldError::new(Field::TRAILING, (self.used + at) as u64)),
+        let rest = (self.used..RECORD_BYTES).step_by(WORD_BYTES);
+        for at in rest {
+            let word = self.word(at);
+            if word != 0 {
+                let byte = word.trailing_zeros() / 8;
+                let at = at as u64 + u64::from(byte);
+                return Err(FieldError::new(Field::TRAILING, at));
+            }
         }
+        Ok(())
     }
+}
+
+/// The word that a byte is in, and how many bits it is from the word's end.
+#[inline]
+const fn place(byte: usize) -> (usize, usize) {
+    (byte / WORD_BYTES, byte % WORD_BYTES * 8)
+}
+
+#[inline]
+fn halves(value: u128) -> [u64; 2] {
+    let mask = u128::from(u64::MAX);
+    [value & mask, value >> 64].map(|half| u64::try_from(half).unwrap_or_default())
 }
