@@ -42,7 +42,7 @@ struct Batch {
     /// The session they came in; the next one does not know their numbers.
     session: u64,
     grace: Grace,
-    done: Vec<(u64, Status, Option<Row>)>,
+    done: Vec<(u64, Status, Option<Box<Row>>)>,
     deleted: Vec<SaId>,
 }
 
@@ -166,7 +166,7 @@ impl Contract {
                 Some(field) => Status::Invalid(field).into(),
                 None => writer.apply(command),
             };
-            done.push((number, outcome.status, outcome.row));
+            done.push((number, outcome.status, outcome.row.map(Box::new)));
             deleted.extend(outcome.deleted);
         }
         let applied = done.len();
@@ -199,7 +199,7 @@ impl Contract {
             if current {
                 for (command, status, row) in batch.done {
                     if let Some(row) = row {
-                        self.side.event(&Event::Row { command, row })?;
+                        self.side.event(&Event::Row { command, row: *row })?;
                     }
                     self.side.complete(command, status)?;
                 }

@@ -4,6 +4,7 @@
 //! and local addresses become visible together with [`TablesWriter::publish`]. After that, and
 //! after a [`grace`](crate::quiescence::Quiescence::grace), the command is complete.
 
+mod changes;
 mod commit;
 mod list;
 mod objects;
@@ -11,7 +12,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -27,8 +28,12 @@ use super::{Snapshot, Tables};
 use crate::port::{Mac, PortIndex};
 use crate::quiescence::Grace;
 use crate::state::{Rows, State};
+use changes::Since;
 pub(super) use slots::MAX_SLOTS as MAX_CHILDREN;
 use slots::Slots;
+
+type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+type HashSet<K> = std::collections::HashSet<K, foldhash::fast::RandomState>;
 
 /// What came of a command.
 #[derive(Debug, PartialEq)]
@@ -66,7 +71,7 @@ struct PathEntry {
 struct ChildEntry {
     child: Arc<Child>,
     sas: Vec<SaId>,
-    /// Policies that name it, committed or staged.
+    /// Policies that name it: committed ones, and staged changes.
     policies: usize,
 }
 
@@ -81,10 +86,13 @@ pub struct SaEntry {
     window: Option<WindowSlot>,
 }
 
-/// Policies between `Begin` and `Commit`, and with `resync` what was named meanwhile.
+/// What changes with `Commit`, and with `resync` what was named since `Begin`.
 struct Stage {
     resync: bool,
-    policies: BTreeMap<PolicyId, Policy>,
+    /// New policies, and `None` for those that are deleted.
+    policies: BTreeMap<PolicyId, Option<Policy>>,
+    /// How many policies there will be.
+    len: usize,
     named: Named,
 }
 
@@ -108,7 +116,8 @@ pub struct TablesWriter {
     slots: Slots,
     sas: HashMap<SaId, SaEntry>,
     policies: BTreeMap<PolicyId, Policy>,
-    policies_changed: bool,
+    /// What is committed and not in the base of the published policies.
+    since: Since,
     stage: Option<Stage>,
     /// Old versions that a worker may still look at: the control thread frees them, not the worker
     /// that happens to be the last, for a large one takes many milliseconds.
@@ -129,15 +138,15 @@ impl TablesWriter {
             rows: Rows::new(state),
             next,
             dirty: false,
-            paths: HashMap::new(),
-            children: HashMap::new(),
+            paths: HashMap::default(),
+            children: HashMap::default(),
             slots: Slots::default(),
-            sas: HashMap::new(),
+            sas: HashMap::default(),
             policies: BTreeMap::new(),
-            policies_changed: false,
+            since: Since::default(),
             stage: None,
             retired: VecDeque::new(),
-            draining: HashMap::new(),
+            draining: HashMap::default(),
         }
     }
 
@@ -179,9 +188,8 @@ impl TablesWriter {
     /// also when nothing changed: it frees old versions.
     pub fn publish(&mut self) {
         self.free_retired();
-        if self.policies_changed {
+        if self.since.take_news() {
             self.next.policies = Arc::new(self.link_policies());
-            self.policies_changed = false;
             self.next.ways_version += 1;
             self.dirty = true;
         }

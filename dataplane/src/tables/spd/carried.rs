@@ -1,23 +1,55 @@
 //! What each child carries (RFC 4301 5.2 step 4): a record for each slot, in one cache line.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use api::id::{ChildId, Vrf};
 
 use super::conditions::{Conditions, RangeRule};
 use super::flow::FlowOf;
-use super::{Decision, Rule};
+use super::{Child, Decision, Rule, Spd};
 use crate::memory;
 use crate::tables::address::Address;
 
-/// The inbound protect rules of each child.
+/// The inbound protect rules of each child: those of the base, which many versions share, unless
+/// one of the child's rules changed since.
 #[derive(Debug, Default)]
 pub(super) struct Carried {
+    base: Arc<Base>,
+    changed: Option<Box<Changed>>,
+}
+
+/// What the base says.
+#[derive(Debug, Default)]
+struct Base {
     records: Vec<Record>,
     /// Rules of children that have several, each child's in a row.
     v4: Vec<RangeRule<u32>>,
     v6: Vec<RangeRule<u128>>,
     slots: HashMap<ChildId, u32, foldhash::fast::RandomState>,
+    /// Slots and their rules' numbers, in order.
+    rules: Vec<(u32, u32)>,
+}
+
+/// Children some of whose rules changed: all that they carry now, and the slots they have now.
+#[derive(Debug, Default)]
+struct Changed {
+    carries: HashMap<u32, Rules, foldhash::fast::RandomState>,
+    slots: HashMap<ChildId, Option<u32>, foldhash::fast::RandomState>,
+}
+
+/// Rules of one child.
+#[derive(Debug, Default)]
+struct Rules {
+    v4: Vec<RangeRule<u32>>,
+    v6: Vec<RangeRule<u128>>,
+}
+
+impl Rules {
+    fn add(&mut self, rule: &Rule) {
+        self.v4.extend(RangeRule::new(0, rule));
+        self.v6.extend(RangeRule::new(0, rule));
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,14 +85,101 @@ struct PrefixRule {
     conditions: Conditions,
 }
 
+fn child_of(rule: &Rule) -> Option<&Child> {
+    match &rule.decision {
+        Decision::Protect(child) => Some(child),
+        Decision::Bypass | Decision::Discard => None,
+    }
+}
+
 impl Carried {
     /// Files the rules of one direction.
     pub(super) fn new(rules: &[Rule]) -> Self {
+        Self {
+            base: Arc::new(Base::new(rules)),
+            changed: None,
+        }
+    }
+
+    /// The same base with what the direction says now.
+    pub(super) fn with(&self, spd: &Spd) -> Self {
+        let mut changed = Changed::default();
+        let dead = spd.order.dead().filter_map(|at| spd.base.get(at));
+        for child in dead.filter_map(child_of) {
+            changed.carries.insert(child.slot, Rules::default());
+            changed.slots.insert(child.id, None);
+        }
+        for child in spd.changed.iter().filter_map(child_of) {
+            changed.carries.insert(child.slot, Rules::default());
+        }
+        for (slot, rules) in &mut changed.carries {
+            for number in self.base.rules_of(*slot) {
+                let rule = usize::try_from(number).ok().and_then(|at| spd.base.get(at));
+                if let Some(rule) = rule.filter(|_| spd.order.lives(number)) {
+                    rules.add(rule);
+                    changed
+                        .slots
+                        .extend(child_of(rule).map(|c| (c.id, Some(c.slot))));
+                }
+            }
+        }
+        for rule in &spd.changed {
+            let Some(child) = child_of(rule) else {
+                continue;
+            };
+            changed.slots.insert(child.id, Some(child.slot));
+            if let Some(rules) = changed.carries.get_mut(&child.slot) {
+                rules.add(rule);
+            }
+        }
+        Self {
+            base: Arc::clone(&self.base),
+            changed: Some(Box::new(changed)),
+        }
+    }
+
+    #[inline]
+    pub(super) fn prefetch(&self, slot: u32) {
+        self.base.prefetch(slot);
+    }
+
+    #[inline]
+    pub(super) fn v4(&self, slot: u32, flow: &FlowOf<u32>) -> bool {
+        match self.of_changed(slot) {
+            None => self.base.v4(slot, flow),
+            Some(rules) => rules.v4.iter().any(|rule| rule.matches(flow)),
+        }
+    }
+
+    #[inline]
+    pub(super) fn v6(&self, slot: u32, flow: &FlowOf<u128>) -> bool {
+        match self.of_changed(slot) {
+            None => self.base.v6(slot, flow),
+            Some(rules) => rules.v6.iter().any(|rule| rule.matches(flow)),
+        }
+    }
+
+    #[inline]
+    fn of_changed(&self, slot: u32) -> Option<&Rules> {
+        self.changed.as_ref()?.carries.get(&slot)
+    }
+
+    /// The slot of a child that carries anything.
+    pub(super) fn slot(&self, child: ChildId) -> Option<u32> {
+        let changed = self.changed.as_ref();
+        match changed.and_then(|changed| changed.slots.get(&child)) {
+            Some(now) => *now,
+            None => self.base.slots.get(&child).copied(),
+        }
+    }
+}
+
+impl Base {
+    fn new(rules: &[Rule]) -> Self {
         let protected = || {
-            rules.iter().filter_map(|rule| match &rule.decision {
-                Decision::Protect(child) => Some((child, rule)),
-                Decision::Bypass | Decision::Discard => None,
-            })
+            rules
+                .iter()
+                .filter_map(|rule| Some((child_of(rule)?, rule)))
         };
         let mut carried = Self::default();
         let last = protected().map(|(child, _)| child.slot).max();
@@ -84,7 +203,19 @@ impl Carried {
         for run in several.chunk_by(|(a, _), (b, _)| a == b) {
             carried.file(run);
         }
+        let numbered = (0_u32..).zip(rules);
+        let rules = numbered.filter_map(|(number, rule)| Some((child_of(rule)?.slot, number)));
+        carried.rules = rules.collect();
+        carried.rules.sort_unstable();
         carried
+    }
+
+    /// Numbers of the slot's rules.
+    fn rules_of(&self, slot: u32) -> impl Iterator<Item = u32> {
+        let begin = self.rules.partition_point(|(held, _)| *held < slot);
+        let rest = self.rules.get(begin..).unwrap_or_default();
+        let own = rest.iter().take_while(move |(held, _)| *held == slot);
+        own.map(|(_, number)| *number)
     }
 
     fn record_mut(&mut self, slot: u32) -> Option<&mut Record> {
@@ -113,14 +244,14 @@ impl Carried {
     }
 
     #[inline]
-    pub(super) fn prefetch(&self, slot: u32) {
+    fn prefetch(&self, slot: u32) {
         if let Some(record) = self.record(slot) {
             memory::prefetch(record);
         }
     }
 
     #[inline]
-    pub(super) fn v4(&self, slot: u32, flow: &FlowOf<u32>) -> bool {
+    fn v4(&self, slot: u32, flow: &FlowOf<u32>) -> bool {
         match self.record(slot) {
             Some(Record::V4(rule)) => rule.matches(flow),
             Some(Record::Several { v4, .. }) => v4.of(&self.v4).iter().any(|r| r.matches(flow)),
@@ -129,17 +260,12 @@ impl Carried {
     }
 
     #[inline]
-    pub(super) fn v6(&self, slot: u32, flow: &FlowOf<u128>) -> bool {
+    fn v6(&self, slot: u32, flow: &FlowOf<u128>) -> bool {
         match self.record(slot) {
             Some(Record::V6(rule)) => rule.matches(flow),
             Some(Record::Several { v6, .. }) => v6.of(&self.v6).iter().any(|r| r.matches(flow)),
             Some(Record::V4(_) | Record::Nothing) | None => false,
         }
-    }
-
-    /// The slot of a child that carries anything.
-    pub(super) fn slot(&self, child: ChildId) -> Option<u32> {
-        self.slots.get(&child).copied()
     }
 
     #[inline]

@@ -1,6 +1,6 @@
 //! Random policies and flows: every fast path against a scan in order, through changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -233,16 +233,61 @@ fn compare_carried(policies: &Policies, rules: &[&Rule], child: &Child, flow: &F
     assert_eq!(policies.child_carries(child.id, flow), expected);
 }
 
-/// One run: `size` policies each way, changed again and again.
+/// Policies of both directions, by number.
+type Sides = [BTreeMap<u32, Rule>; 2];
+
+/// What `now` has otherwise than the base. Rules that are the same may be among it.
+fn changes(random: &mut Random, base: &BTreeMap<u32, Rule>, now: &BTreeMap<u32, Rule>) -> Changes {
+    let same = |id: &u32| match (base.get(id), now.get(id)) {
+        (Some(a), Some(b)) => format!("{a:?}") == format!("{b:?}"),
+        (a, b) => a.is_none() && b.is_none(),
+    };
+    let ids: BTreeSet<u32> = base.keys().chain(now.keys()).copied().collect();
+    let ids: Vec<u32> = ids
+        .into_iter()
+        .filter(|id| !same(id) || random.one_in(16))
+        .collect();
+    let gone = ids.iter().filter_map(|id| base.get(id));
+    Changes {
+        gone: gone.map(|rule| (rule.priority, rule.id)).collect(),
+        rules: ids.iter().filter_map(|id| now.get(id).cloned()).collect(),
+    }
+}
+
+/// Compares all ways to ask with a scan.
+fn compare_all(
+    policies: &Policies,
+    rules: &Sides,
+    caches: &mut [FlowCache; 2],
+    flows: &[Flow],
+    child: impl Fn(usize) -> Arc<Child>,
+) {
+    let [inbound, outbound] = rules.each_ref().map(ordered);
+    let [inward, outward] = caches;
+    for (n, flow) in flows.iter().enumerate() {
+        if flow.local.is_ipv4() != flow.remote.is_ipv4() {
+            assert!(policies.inbound(flow).is_none());
+            continue;
+        }
+        compare(policies.inbound_spd(), &inbound, inward, flow);
+        compare(policies.outbound_spd(), &outbound, outward, flow);
+        compare_carried(policies, &inbound, &child(n), flow);
+    }
+}
+
+/// One run: `size` policies each way, changed again and again, and put in order anew each time or
+/// beside a base that is several versions old.
 fn run(seed: u64, size: usize) {
     println!("seed {seed}, {size} policies");
     let mut random = Random::new(seed);
     let children: Vec<_> = (0..SLOTS).map(child).collect();
-    let mut rules = [BTreeMap::new(), BTreeMap::new()];
+    let mut rules: Sides = Sides::default();
     // Where all flows have one place, each meets the one before it.
     let places = if seed & 1 == 0 { 1 } else { 64 };
-    let [mut inward, mut outward] = [places; 2].map(FlowCache::with_flows);
+    let mut caches = [places; 2].map(FlowCache::with_flows);
+    let mut changed_caches = [places; 2].map(FlowCache::with_flows);
     let mut flows: Vec<Flow> = Vec::new();
+    let mut base = (rules.clone(), Policies::default());
     for version in 0..12 {
         for side in &mut rules {
             let changes = if version == 0 { size } else { size / 8 + 1 };
@@ -257,6 +302,11 @@ fn run(seed: u64, size: usize) {
         }
         let [inbound, outbound] = rules.each_ref().map(|r| r.values().cloned().collect());
         let policies = Policies::new(inbound, outbound);
+        let [inbound, outbound] = [0, 1].map(|side| {
+            let (base, now): (&Sides, _) = (&base.0, &rules);
+            changes(&mut random, &base[side], &now[side])
+        });
+        let changed = base.1.with(inbound, outbound);
         // Half of the flows were asked for in the version before.
         flows.truncate(100);
         flows.extend((0..100).map(|_| flow(&mut random, &rules[0])));
@@ -264,16 +314,17 @@ fn run(seed: u64, size: usize) {
             let flow = flow(&mut random, &rules[1]);
             flows.extend([flow, twin(&mut random, flow)]);
         }
-        let [inbound, outbound] = rules.each_ref().map(ordered);
-        for flow in &flows {
-            if flow.local.is_ipv4() != flow.remote.is_ipv4() {
-                assert!(policies.inbound(flow).is_none());
-                continue;
-            }
-            compare(policies.inbound_spd(), &inbound, &mut inward, flow);
-            compare(policies.outbound_spd(), &outbound, &mut outward, flow);
-            let child = &children[random.at(children.len())];
-            compare_carried(&policies, &inbound, child, flow);
+        let at = random.at(children.len());
+        let child = |n: usize| Arc::clone(&children[(at + n) % children.len()]);
+        compare_all(&policies, &rules, &mut caches, &flows, child);
+        compare_all(&changed, &rules, &mut changed_caches, &flows, child);
+        // Changes are those of the base, whichever version they are given to.
+        base.1 = match version % 5 {
+            0 => policies,
+            _ => changed,
+        };
+        if version % 5 == 0 {
+            base.0 = rules.clone();
         }
     }
 }

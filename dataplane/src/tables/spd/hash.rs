@@ -201,9 +201,16 @@ impl<A: Address> HashTable<A> {
         }
     }
 
-    /// The first rule with this key that fits and goes before `best`, else `best`.
+    /// The first rule with this key that fits, `lives` and goes before `best`, else `best`.
     #[inline(always)]
-    pub(super) fn search(&self, start: Start, key: &Key<A>, flow: &FlowOf<A>, best: Best) -> Best {
+    pub(super) fn search(
+        &self,
+        start: Start,
+        key: &Key<A>,
+        flow: &FlowOf<A>,
+        best: Best,
+        lives: impl Fn(u32) -> bool + Copy,
+    ) -> Best {
         for step in 0..self.lines.len() {
             let line = self.lines.get(self.wrap(start.line() + step));
             let entries = line.and_then(|line| {
@@ -214,10 +221,10 @@ impl<A: Address> HashTable<A> {
                 return best;
             };
             if first.has(key) {
-                return self.examine(first, flow, best);
+                return self.examine(first, flow, best, lives);
             }
             if second.has(key) {
-                return self.examine(second, flow, best);
+                return self.examine(second, flow, best, lives);
             }
             if first.kind == Kind::Free || second.kind == Kind::Free {
                 return best;
@@ -227,11 +234,17 @@ impl<A: Address> HashTable<A> {
     }
 
     #[inline(always)]
-    fn examine(&self, entry: &Entry<A>, flow: &FlowOf<A>, best: Best) -> Best {
+    fn examine(
+        &self,
+        entry: &Entry<A>,
+        flow: &FlowOf<A>,
+        best: Best,
+        lives: impl Fn(u32) -> bool,
+    ) -> Best {
         if entry.rule >= best.rule {
             return best;
         }
-        if entry.fits(flow) {
+        if entry.fits(flow) && lives(entry.rule) {
             return Best {
                 rule: entry.rule,
                 verdict: entry.verdict,
@@ -240,16 +253,22 @@ impl<A: Address> HashTable<A> {
         if entry.list == NO_LIST {
             return best;
         }
-        self.examine_list(entry.list, flow, best)
+        self.examine_list(entry.list, flow, best, lives)
     }
 
-    fn examine_list(&self, begin: u32, flow: &FlowOf<A>, best: Best) -> Best {
+    fn examine_list(
+        &self,
+        begin: u32,
+        flow: &FlowOf<A>,
+        best: Best,
+        lives: impl Fn(u32) -> bool,
+    ) -> Best {
         let begin = usize::try_from(begin).unwrap_or(usize::MAX);
         for listed in self.lists.get(begin..).unwrap_or_default() {
             if listed.rule >= best.rule {
                 return best;
             }
-            if listed.conditions.fit(flow) {
+            if listed.conditions.fit(flow) && lives(listed.rule) {
                 return Best {
                     rule: listed.rule,
                     verdict: listed.verdict,

@@ -6,12 +6,14 @@
 //! is left can go before what was found.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Rule;
 use super::conditions::RangeRule;
 use super::flow::{Best, FlowOf, Match};
 use super::hash::{HashTable, Key, Start};
+use super::order::Order;
 use super::prefixes::{Prefix, split};
 use crate::tables::address::Address;
 
@@ -27,14 +29,32 @@ const DIRECT_SCAN: usize = 4;
 /// Numbers versions; 0 is the empty index.
 static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
 
-/// All rules of one direction and family.
+/// All rules of one direction and family: those of the base, and what changed since in front of
+/// them.
 #[derive(Debug, Default)]
 pub struct Index<A> {
-    groups: Vec<Group<A>>,
-    /// In order.
-    scanned: Vec<RangeRule<A>>,
+    base: Filed<A>,
+    /// Without changes, which is usual, a search knows nothing of them.
+    changed: Option<Box<Changed<A>>>,
     direct: bool,
     version: u64,
+}
+
+/// Rules in the order they were filed: immutable, and shared by many versions.
+#[derive(Clone, Debug, Default)]
+struct Filed<A> {
+    groups: Arc<[Group<A>]>,
+    /// In order.
+    scanned: Arc<[RangeRule<A>]>,
+    direct: bool,
+    version: u64,
+}
+
+/// Rules that are newer than the base.
+#[derive(Debug)]
+struct Changed<A> {
+    rules: Filed<A>,
+    order: Arc<Order>,
 }
 
 /// Rules with the same two prefix lengths.
@@ -63,6 +83,109 @@ impl Probe {
 impl<A: Address> Index<A> {
     /// Files the rules of this family; all come in the order they are tried.
     pub(super) fn new(rules: &[Rule]) -> Self {
+        Self::of_base(Filed::new(rules))
+    }
+
+    /// The base of this index.
+    pub(super) fn without_changes(&self) -> Self {
+        Self::of_base(self.base.clone())
+    }
+
+    fn of_base(base: Filed<A>) -> Self {
+        Self {
+            direct: base.direct,
+            version: base.version,
+            base,
+            changed: None,
+        }
+    }
+
+    /// The base of this index with other changes: `rules` in the order they are tried.
+    pub(super) fn with(&self, rules: &[Rule], order: &Arc<Order>) -> Self {
+        let rules = Filed::new(rules);
+        Self {
+            base: self.base.clone(),
+            direct: self.base.direct && rules.direct,
+            version: rules.version,
+            changed: Some(Box::new(Changed {
+                rules,
+                order: Arc::clone(order),
+            })),
+        }
+    }
+
+    /// Begins a search: computes where the rules of the first groups stand and fetches the lines.
+    #[inline(always)]
+    #[must_use]
+    pub fn prepare(&self, flow: &FlowOf<A>) -> Probe {
+        self.base.prepare(flow)
+    }
+
+    /// Ends the search: the first policy that matches; `None` is a discard. The probe must come
+    /// from this index and this flow.
+    #[inline(always)]
+    #[must_use]
+    pub fn finish(&self, probe: Probe, flow: &FlowOf<A>) -> Option<Match> {
+        self.best_of(probe, flow).found()
+    }
+
+    /// Both halves of a search at once.
+    #[inline]
+    #[must_use]
+    pub fn lookup(&self, flow: &FlowOf<A>) -> Option<Match> {
+        self.best(flow).found()
+    }
+
+    pub(in crate::tables) fn best(&self, flow: &FlowOf<A>) -> Best {
+        self.best_of(self.prepare(flow), flow)
+    }
+
+    #[inline(always)]
+    fn best_of(&self, probe: Probe, flow: &FlowOf<A>) -> Best {
+        match &self.changed {
+            None => self.base.search(probe, flow, Best::NONE, |_| true),
+            Some(changed) => self.best_with(changed, probe, flow),
+        }
+    }
+
+    /// Searches what changed, then what of the base stands before the rule found there.
+    #[inline(never)]
+    fn best_with(&self, changed: &Changed<A>, probe: Probe, flow: &FlowOf<A>) -> Best {
+        let (rules, order) = (&changed.rules, &changed.order);
+        let newer = rules.search(rules.prepare(flow), flow, Best::NONE, |_| true);
+        let bound = Best {
+            rule: order.bound(newer.rule),
+            verdict: newer.verdict,
+        };
+        let older = self
+            .base
+            .search(probe, flow, bound, |rule| order.lives(rule));
+        if older.rule < bound.rule {
+            return older;
+        }
+        Best {
+            rule: order.number(newer.rule),
+            verdict: newer.verdict,
+        }
+    }
+
+    /// True when every search is short, so that a [`FlowCache`](crate::tables::flow_cache::FlowCache)
+    /// only costs.
+    #[must_use]
+    #[inline]
+    pub const fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Differs from that of every other index of this process that holds a rule.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+impl<A: Address> Filed<A> {
+    fn new(rules: &[Rule]) -> Self {
         let mut draft = Draft::default();
         let of_family = || numbered(rules).filter(|(_, rule)| is_of::<A>(rule));
         let ranges = of_family().filter(|(_, rule)| exact::<A>(rule).is_none());
@@ -87,93 +210,73 @@ impl<A: Address> Index<A> {
             && scanned.len() <= DIRECT_SCAN
             && lists.max().unwrap_or(0) <= DIRECT_SCAN;
         Self {
-            groups,
-            scanned,
+            groups: groups.into(),
+            scanned: scanned.into(),
             direct,
             version: NEXT_VERSION.fetch_add(1, Ordering::Relaxed),
         }
     }
 
-    /// Begins a search: computes where the rules of the first groups stand and fetches the lines.
     #[inline(always)]
-    #[must_use]
-    pub fn prepare(&self, flow: &FlowOf<A>) -> Probe {
+    fn prepare(&self, flow: &FlowOf<A>) -> Probe {
         let mut probe = Probe::default();
-        for (start, group) in probe.starts.iter_mut().zip(&self.groups) {
+        for (start, group) in probe.starts.iter_mut().zip(self.groups.iter()) {
             *start = group.table.start(&group.key(flow));
             group.table.prefetch(*start);
         }
         probe
     }
 
-    /// Ends the search: the first policy that matches; `None` is a discard. The probe must come
-    /// from this index and this flow.
+    /// The first rule that matches, `lives` and goes before `best`, else `best`.
     #[inline(always)]
-    #[must_use]
-    pub fn finish(&self, probe: Probe, flow: &FlowOf<A>) -> Option<Match> {
-        self.best_of(probe, flow).found()
-    }
-
-    /// Both halves of a search at once.
-    #[inline]
-    #[must_use]
-    pub fn lookup(&self, flow: &FlowOf<A>) -> Option<Match> {
-        self.best(flow).found()
-    }
-
-    pub(in crate::tables) fn best(&self, flow: &FlowOf<A>) -> Best {
-        self.best_of(self.prepare(flow), flow)
-    }
-
-    #[inline(always)]
-    fn best_of(&self, probe: Probe, flow: &FlowOf<A>) -> Best {
-        let mut best = Best::NONE;
+    fn search(
+        &self,
+        probe: Probe,
+        flow: &FlowOf<A>,
+        mut best: Best,
+        lives: impl Fn(u32) -> bool + Copy,
+    ) -> Best {
         let mut groups = self.groups.iter();
         for (start, group) in probe.starts.into_iter().zip(groups.by_ref()) {
             if group.first >= best.rule {
-                return self.scan(flow, best);
+                return self.scan(flow, best, lives);
             }
-            best = group.table.search(start, &group.key(flow), flow, best);
+            best = group
+                .table
+                .search(start, &group.key(flow), flow, best, lives);
         }
-        self.search_rest(groups.as_slice(), flow, best)
+        self.search_rest(groups.as_slice(), flow, best, lives)
     }
 
     #[inline]
-    fn search_rest(&self, groups: &[Group<A>], flow: &FlowOf<A>, mut best: Best) -> Best {
+    fn search_rest(
+        &self,
+        groups: &[Group<A>],
+        flow: &FlowOf<A>,
+        mut best: Best,
+        lives: impl Fn(u32) -> bool + Copy,
+    ) -> Best {
         for group in groups {
             if group.first >= best.rule {
                 break;
             }
             let key = group.key(flow);
-            best = group
-                .table
-                .search(group.table.start(&key), &key, flow, best);
+            let start = group.table.start(&key);
+            best = group.table.search(start, &key, flow, best, lives);
         }
-        self.scan(flow, best)
+        self.scan(flow, best, lives)
     }
 
     #[inline]
-    fn scan(&self, flow: &FlowOf<A>, best: Best) -> Best {
+    fn scan(&self, flow: &FlowOf<A>, best: Best, lives: impl Fn(u32) -> bool) -> Best {
         let better = self.scanned.iter().take_while(|rule| rule.rule < best.rule);
-        let found = better.into_iter().find(|rule| rule.matches(flow));
+        let found = better
+            .into_iter()
+            .find(|rule| rule.matches(flow) && lives(rule.rule));
         found.map_or(best, |rule| Best {
             rule: rule.rule,
             verdict: rule.verdict,
         })
-    }
-
-    /// True when every search is short, so that a [`FlowCache`](crate::tables::flow_cache::FlowCache)
-    /// only costs.
-    #[must_use]
-    #[inline]
-    pub const fn is_direct(&self) -> bool {
-        self.direct
-    }
-
-    /// Differs from that of every other index of this process that holds a rule.
-    #[must_use]
-    pub fn version(&self) -> u64 {
-        self.version
     }
 }
 

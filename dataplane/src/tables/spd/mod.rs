@@ -10,6 +10,7 @@ mod differential;
 mod flow;
 mod hash;
 mod index;
+mod order;
 mod prefixes;
 
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use carried::Carried;
 pub(in crate::tables) use flow::{Best, Packed};
 pub use flow::{FlowOf, FlowV4, FlowV6, Match, Verdict};
 pub use index::{Index, Probe};
+use order::Order;
 
 /// Most policies of one version: a million children, one each way.
 pub const MAX_POLICIES: usize = 1 << 21;
@@ -98,21 +100,61 @@ impl Rule {
     }
 }
 
-/// The policies of one direction, in the order they are tried.
+/// What changed in one direction since a base was made.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Rules of the base that were deleted or replaced: priority and number that they have there.
+    pub gone: Vec<(u32, PolicyId)>,
+    /// New rules, and the new ones of those that were replaced.
+    pub rules: Vec<Rule>,
+}
+
+/// The policies of one direction: a base in the order they are tried, which many versions share,
+/// and the rules that changed since, in order too.
 #[derive(Debug, Default)]
 pub struct Spd {
-    rules: Vec<Rule>,
+    base: Arc<[Rule]>,
+    changed: Vec<Rule>,
+    order: Arc<Order>,
     v4: Index<u32>,
     v6: Index<u128>,
 }
 
 impl Spd {
     fn new(mut rules: Vec<Rule>) -> Self {
-        rules.sort_unstable_by_key(|rule| (rule.priority, rule.id.0));
+        rules.sort_unstable_by_key(order::key);
         Self {
             v4: Index::new(&rules),
             v6: Index::new(&rules),
-            rules,
+            base: rules.into(),
+            changed: Vec::new(),
+            order: Arc::default(),
+        }
+    }
+
+    /// The base of this version with other changes.
+    fn with(&self, changes: Changes) -> Self {
+        let Changes { gone, mut rules } = changes;
+        if gone.is_empty() && rules.is_empty() {
+            return Self {
+                base: Arc::clone(&self.base),
+                v4: self.v4.without_changes(),
+                v6: self.v6.without_changes(),
+                ..Self::default()
+            };
+        }
+        rules.sort_unstable_by_key(order::key);
+        let gone: Vec<_> = gone
+            .iter()
+            .map(|(priority, id)| (*priority, id.0))
+            .collect();
+        let order = Arc::new(Order::new(&self.base, &gone, &rules));
+        Self {
+            v4: self.v4.with(&rules, &order),
+            v6: self.v6.with(&rules, &order),
+            base: Arc::clone(&self.base),
+            changed: rules,
+            order,
         }
     }
 
@@ -131,7 +173,9 @@ impl Spd {
     /// The policy that a [`Match`] of this direction and version names.
     #[must_use]
     pub fn rule(&self, rule: u32) -> Option<&Rule> {
-        self.rules.get(usize::try_from(rule).ok()?)
+        let at = usize::try_from(rule).ok()?;
+        let changed = || self.changed.get(at - self.base.len());
+        self.base.get(at).or_else(changed)
     }
 
     /// The policy for a packet; `None` is a discard.
@@ -160,10 +204,28 @@ impl Policies {
     pub fn new(inbound: Vec<Rule>, outbound: Vec<Rule>) -> Self {
         let inbound = Spd::new(inbound);
         Self {
-            carried: Carried::new(&inbound.rules),
+            carried: Carried::new(&inbound.base),
             inbound,
             outbound: Spd::new(outbound),
         }
+    }
+
+    /// The base of this version, which [`new`](Self::new) made, with other changes. What it costs
+    /// depends on the changes, not on the base.
+    #[must_use]
+    pub fn with(&self, inbound: Changes, outbound: Changes) -> Self {
+        let inbound = self.inbound.with(inbound);
+        Self {
+            carried: self.carried.with(&inbound),
+            inbound,
+            outbound: self.outbound.with(outbound),
+        }
+    }
+
+    /// Rules of the base, both ways.
+    #[must_use]
+    pub fn base_len(&self) -> usize {
+        self.inbound.base.len() + self.outbound.base.len()
     }
 
     /// The policies for packets that come in.

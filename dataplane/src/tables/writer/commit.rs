@@ -1,38 +1,56 @@
 //! Policies: staged, committed as one version, and what a resynchronisation deletes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::id::{ChildId, PolicyId, SaId};
 use api::record::{Action, Direction, Field, Policy, Status, Table};
 
 use super::{Named, Outcome, Stage, TablesWriter, invalid};
-use crate::tables::spd::{Decision, MAX_POLICIES, Policies, Rule};
+use crate::tables::spd::{Changes, Decision, MAX_POLICIES, Policies, Rule};
+
+/// Which way a count goes.
+#[derive(Clone, Copy)]
+enum Counting {
+    More,
+    Less,
+}
 
 impl TablesWriter {
     pub(super) fn begin(&mut self, resync: bool) -> Status {
         if self.stage.is_some() {
             return invalid(Field::BATCH);
         }
-        let policies = self.policies.clone();
         self.stage = Some(Stage {
             resync,
-            policies,
+            policies: BTreeMap::new(),
+            len: self.policies.len(),
             named: Named::default(),
         });
         Status::Ok
     }
 
     pub(super) fn commit(&mut self) -> Outcome {
-        let Some(mut stage) = self.stage.take() else {
+        let Some(stage) = self.stage.take() else {
             return invalid(Field::BATCH).into();
         };
         if stage.resync {
-            stage
+            let named = |id: &PolicyId| id.is_static() || stage.named.policies.contains(id);
+            let gone: Vec<_> = self
                 .policies
-                .retain(|id, _| id.is_static() || stage.named.policies.contains(id));
+                .keys()
+                .copied()
+                .filter(|id| !named(id))
+                .collect();
+            for id in gone {
+                self.set_committed(id, None);
+            }
         }
-        self.policies = stage.policies;
+        for (id, policy) in stage.policies {
+            // What was staged is counted already.
+            self.count(policy.as_ref(), Counting::Less);
+            self.set_committed(id, policy);
+        }
         self.policies_committed();
         let deleted = if stage.resync {
             self.delete_unnamed(&stage.named)
@@ -47,8 +65,13 @@ impl TablesWriter {
 
     /// Ends an unfinished `Begin` whose author is gone: nothing of it takes effect.
     pub fn abandon(&mut self) {
-        self.stage = None;
-        self.count_policies();
+        let stage = self.stage.take();
+        for policy in stage
+            .into_iter()
+            .flat_map(|stage| stage.policies.into_values())
+        {
+            self.count(policy.as_ref(), Counting::Less);
+        }
     }
 
     /// What is committed so far is but a part: nothing passes before IKE commits its policies.
@@ -59,21 +82,44 @@ impl TablesWriter {
 
     fn policies_committed(&mut self) {
         self.next.committed = true;
-        self.policies_changed = true;
-        self.count_policies();
+        self.since.commit();
     }
 
-    /// Counts anew how many policies name each child.
-    fn count_policies(&mut self) {
-        let mut counts: HashMap<ChildId, usize> = HashMap::new();
-        let staged = self.stage.iter().flat_map(|stage| stage.policies.values());
-        for policy in self.policies.values().chain(staged) {
-            if let Action::Protect(child) = policy.action {
-                *counts.entry(child).or_default() += 1;
-            }
-        }
-        for (id, entry) in &mut self.children {
-            entry.policies = counts.get(id).copied().unwrap_or(0);
+    /// Puts a policy among the committed ones, or with `None` deletes it.
+    fn set_committed(&mut self, id: PolicyId, policy: Option<Policy>) {
+        self.count(policy.as_ref(), Counting::More);
+        let held = match policy {
+            Some(policy) => self.policies.insert(id, policy),
+            None => self.policies.remove(&id),
+        };
+        self.count(held.as_ref(), Counting::Less);
+        self.since.note(id, held.as_ref());
+    }
+
+    /// Puts a policy among the staged ones, or with `None` deletes it there.
+    fn set_staged(&mut self, id: PolicyId, policy: Option<Policy>) {
+        let was_there = self.present(id).is_some();
+        self.count(policy.as_ref(), Counting::More);
+        let Some(stage) = &mut self.stage else {
+            return;
+        };
+        stage.len += usize::from(policy.is_some());
+        stage.len -= usize::from(was_there);
+        let held = stage.policies.insert(id, policy);
+        self.count(held.flatten().as_ref(), Counting::Less);
+    }
+
+    /// Counts a policy for the child that it names.
+    fn count(&mut self, policy: Option<&Policy>, counting: Counting) {
+        let action = policy.map(|policy| policy.action);
+        let Some(Action::Protect(child)) = action else {
+            return;
+        };
+        if let Some(entry) = self.children.get_mut(&child) {
+            entry.policies = match counting {
+                Counting::More => entry.policies.saturating_add(1),
+                Counting::Less => entry.policies.saturating_sub(1),
+            };
         }
     }
 
@@ -110,18 +156,18 @@ impl TablesWriter {
 
     pub(super) fn policy_add(&mut self, policy: Policy) -> Status {
         let id = policy.id;
-        let held = self.present().get(&id).cloned();
+        let same = self.present(id).map(|held| *held == policy);
         let resync = self.name(|named| named.policies.insert(id));
-        match held {
-            Some(held) if held == policy => Status::Exists,
-            Some(_) if !resync => invalid(Field::POLICY_ID),
-            None if self.present().len() >= MAX_POLICIES => Status::Full,
+        match same {
+            Some(true) => Status::Exists,
+            Some(false) if !resync => invalid(Field::POLICY_ID),
+            None if self.present_len() >= MAX_POLICIES => Status::Full,
             _ => self.policy_put(policy),
         }
     }
 
     pub(super) fn policy_update(&mut self, policy: Policy) -> Status {
-        if !self.present().contains_key(&policy.id) {
+        if self.present(policy.id).is_none() {
             return Status::NotFound;
         }
         self.name(|named| named.policies.insert(policy.id));
@@ -132,46 +178,68 @@ impl TablesWriter {
         if let Err(error) = policy.selector.validate() {
             return error.into();
         }
-        if let Action::Protect(child) = policy.action {
-            let Some(entry) = self.children.get_mut(&child) else {
-                return invalid(Field::POLICY_CHILD);
-            };
-            entry.policies += 1;
+        if let Action::Protect(child) = policy.action
+            && !self.children.contains_key(&child)
+        {
+            return invalid(Field::POLICY_CHILD);
         }
-        self.change(|policies| policies.insert(policy.id, policy));
+        self.change(policy.id, Some(policy));
         Status::Ok
     }
 
     pub(super) fn policy_delete(&mut self, id: PolicyId) -> Status {
-        let gone = self.change(|policies| policies.remove(&id));
-        if gone.is_some() {
-            Status::Ok
-        } else {
-            Status::NotFound
+        if self.present(id).is_none() {
+            return Status::NotFound;
         }
+        self.change(id, None);
+        Status::Ok
     }
 
-    /// The policies as the next commit would have them.
-    fn present(&self) -> &BTreeMap<PolicyId, Policy> {
-        self.stage
+    /// A policy as the next commit would have it.
+    fn present(&self, id: PolicyId) -> Option<&Policy> {
+        let staged = self
+            .stage
             .as_ref()
-            .map_or(&self.policies, |stage| &stage.policies)
+            .and_then(|stage| stage.policies.get(&id));
+        match staged {
+            Some(staged) => staged.as_ref(),
+            None => self.policies.get(&id),
+        }
     }
 
-    /// Changes the staged policies, or without `Begin` the committed ones: a commit of its own.
-    fn change<T>(&mut self, change: impl FnOnce(&mut BTreeMap<PolicyId, Policy>) -> T) -> T {
-        if let Some(stage) = &mut self.stage {
-            return change(&mut stage.policies);
+    fn present_len(&self) -> usize {
+        let staged = self.stage.as_ref().map(|stage| stage.len);
+        staged.unwrap_or(self.policies.len())
+    }
+
+    /// Changes a staged policy, or without `Begin` a committed one: a commit of its own.
+    fn change(&mut self, id: PolicyId, policy: Option<Policy>) {
+        if self.stage.is_some() {
+            self.set_staged(id, policy);
+        } else {
+            self.set_committed(id, policy);
+            self.policies_committed();
         }
-        let changed = change(&mut self.policies);
-        self.policies_committed();
-        changed
+    }
+
+    fn flush_policies(&mut self) {
+        let staged = self.stage.iter().flat_map(|stage| stage.policies.keys());
+        let ids = self.policies.keys().chain(staged).copied();
+        let ours: Vec<_> = ids.filter(|id| !id.is_static()).collect();
+        for id in ours {
+            if self.present(id).is_some() {
+                self.change(id, None);
+            }
+        }
+        if self.stage.is_none() {
+            self.policies_committed();
+        }
     }
 
     pub(super) fn flush(&mut self, table: Table) -> Outcome {
         match table {
             Table::Policy => {
-                self.change(|policies| policies.retain(|id, _| id.is_static()));
+                self.flush_policies();
                 Status::Ok.into()
             }
             Table::Sa => {
@@ -197,7 +265,21 @@ impl TablesWriter {
     }
 
     /// Puts the committed policies together with their children.
-    pub(super) fn link_policies(&self) -> Policies {
+    pub(super) fn link_policies(&mut self) -> Policies {
+        if let Some(changes) = self.since.changes() {
+            let (mut inbound, mut outbound) = (Changes::default(), Changes::default());
+            for (id, place) in changes {
+                if let Some(place) = place {
+                    let of = of(&mut inbound, &mut outbound, place.direction);
+                    of.gone.push((place.priority, id));
+                }
+                if let Some(policy) = self.policies.get(&id) {
+                    let of = of(&mut inbound, &mut outbound, policy.direction);
+                    of.rules.push(self.link(policy));
+                }
+            }
+            return self.next.policies.with(inbound, outbound);
+        }
         let rules = |direction: Direction| {
             let chosen = self
                 .policies
@@ -205,7 +287,9 @@ impl TablesWriter {
                 .filter(move |p| p.direction == direction);
             chosen.map(|policy| self.link(policy)).collect()
         };
-        Policies::new(rules(Direction::Inbound), rules(Direction::Outbound))
+        let policies = Policies::new(rules(Direction::Inbound), rules(Direction::Outbound));
+        self.since.rebased(policies.base_len());
+        policies
     }
 
     fn link(&self, policy: &Policy) -> Rule {
@@ -228,6 +312,13 @@ impl TablesWriter {
             selector: policy.selector,
             decision,
         }
+    }
+}
+
+fn of<T>(inbound: T, outbound: T, direction: Direction) -> T {
+    match direction {
+        Direction::Inbound => inbound,
+        Direction::Outbound => outbound,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Commands and what they do to the tables.
 
+mod policies;
+
 use std::sync::Arc;
 use std::time::Duration;
 
