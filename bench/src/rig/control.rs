@@ -19,6 +19,10 @@ pub(super) const ROUND_TRIPS: u32 = 2_000;
 
 #[derive(Args)]
 pub(crate) struct Options {
+    /// Also while packets of 1,000 other SAs flow as fast as they are taken: installs, rekeys and
+    /// deletes as many tunnels, and reads all counters once a second
+    #[arg(long)]
+    pub(crate) under_load: bool,
     /// Numbers of tunnels, with two SAs each
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000")]
     pub(crate) sas: Vec<u32>,
@@ -46,11 +50,36 @@ pub(crate) struct Installed {
     pub(crate) seconds: f64,
     pub(crate) commit_seconds: f64,
     pub(crate) round_trip_ns: f64,
+    /// To commit one more child: median and longest, milliseconds.
+    pub(crate) one_more_ms: (f64, f64),
 }
 
 /// Starts a dataplane and installs as many tunnels.
 pub(crate) fn install(options: &Options, sas: u32) -> Result<Installed> {
-    let cell = Cell {
+    interrupt::check()?;
+    let dir = tempfile::Builder::new()
+        .prefix("culvert-bench-")
+        .tempdir()?;
+    let bench = Bench::new(cell(sas), &setup(options, false, 0.0)?, dir.path())?;
+    let (installed, mut trips, mut singles) = bench.install_only(ROUND_TRIPS)?;
+    trips.sort_by(f64::total_cmp);
+    singles.sort_by(f64::total_cmp);
+    let median = |sorted: &[f64]| sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
+    Ok(Installed {
+        sas: installed.sas,
+        commands: installed.commands,
+        seconds: installed.seconds,
+        commit_seconds: installed.commit_seconds,
+        round_trip_ns: median(&trips),
+        one_more_ms: (
+            median(&singles),
+            singles.last().copied().unwrap_or(f64::NAN),
+        ),
+    })
+}
+
+pub(super) fn cell(sas: u32) -> Cell {
+    Cell {
         sas,
         size: Size::Fixed(64),
         key_bits: 128,
@@ -58,34 +87,21 @@ pub(crate) fn install(options: &Options, sas: u32) -> Result<Installed> {
         family: Family::V4,
         udp: false,
         esn: false,
-    };
-    let setup = Setup {
+    }
+}
+
+/// The dataplane of a run; `secs` is how long its generator measures.
+pub(super) fn setup(options: &Options, busy: bool, secs: f64) -> Result<Setup> {
+    Ok(Setup {
         binary: options.dataplane.clone().map_or_else(default_binary, Ok)?,
         plugin: cache::generator()?,
-        times: Times {
-            warm: 0.0,
-            secs: 0.0,
-        },
+        times: Times { warm: 0.0, secs },
         cores: vec![options.core],
         control_core: options.control_core,
-        // A polling worker would leave two cores too few for both ends of the contract.
-        busy: false,
+        // Without packets a polling worker would leave two cores too few for both ends.
+        busy,
         pace: None,
         tier: None,
         stages: false,
-    };
-    interrupt::check()?;
-    let dir = tempfile::Builder::new()
-        .prefix("culvert-bench-")
-        .tempdir()?;
-    let bench = Bench::new(cell, &setup, dir.path())?;
-    let (installed, mut trips) = bench.install_only(ROUND_TRIPS)?;
-    trips.sort_by(f64::total_cmp);
-    Ok(Installed {
-        sas: installed.sas,
-        commands: installed.commands,
-        seconds: installed.seconds,
-        commit_seconds: installed.commit_seconds,
-        round_trip_ns: trips.get(trips.len() / 2).copied().unwrap_or(f64::NAN),
     })
 }

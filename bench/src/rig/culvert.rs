@@ -28,6 +28,8 @@ const TABLES_MIB: u64 = 64;
 const SAS_PER_MIB: u64 = 1024;
 /// The kernel's part of the mirroring, once `ip` has returned.
 const MIRRORING: Duration = Duration::from_millis(200);
+/// Children that come one by one after all others.
+const ONE_BY_ONE: u32 = 300;
 /// The worker wins against ordinary programs on its core.
 const NICE: i32 = -10;
 
@@ -130,7 +132,7 @@ impl Bench {
     }
 
     /// Installs the SAs and measures some commands, without any packet.
-    pub(crate) fn install_only(&self, trips: u32) -> Result<(Installed, Vec<f64>)> {
+    pub(crate) fn install_only(&self, trips: u32) -> Result<(Installed, Vec<f64>, Vec<f64>)> {
         self.configure(&["net_gen0".to_owned(), "net_gen1".to_owned()])?;
         let dataplane = self.site.start()?;
         self.place(dataplane.pid())?;
@@ -139,9 +141,46 @@ impl Bench {
             .install(&self.plan)
             .map_err(|error| format!("{error}{}", self.site.log()))?;
         let trips = link.round_trips(&self.plan, trips)?;
+        let sas = self.plan.cell.sas;
+        let singles = link.one_by_one(&self.plan, sas..sas + ONE_BY_ONE)?;
         drop(link);
         dataplane.stop()?;
-        Ok((installed, trips))
+        Ok((installed, trips, singles))
+    }
+
+    /// Traffic of the first `flows` as fast as it is taken, while `work` changes other SAs.
+    pub(crate) fn under_load<T>(
+        &self,
+        flows: u32,
+        work: impl FnOnce(&mut Link, &Plan) -> Result<T>,
+    ) -> Result<T> {
+        let of_traffic = self.plan.first(flows);
+        let generator = Generator {
+            dir: &self.site.dir,
+            cell: of_traffic.cell,
+            times: self.setup.times,
+            queues: self.setup.cores.len(),
+            pace: None,
+            gated: true,
+        };
+        let files = traffic::write(&of_traffic, self.setup.cores.len(), &self.site.dir)?;
+        self.configure(&[generator.sender(&files), generator.sink()])?;
+        let mut dataplane = self.site.start()?;
+        self.prepare_links()?;
+        let mut link = Link::connect(&self.site.run_dir())?;
+        link.install(&of_traffic)?;
+        std::thread::sleep(MIRRORING);
+        self.place(dataplane.pid())?;
+        let mut control = CpuSet::new();
+        control.set(self.setup.control_core);
+        sched_setaffinity(None, &control)?;
+        generator.open_gate()?;
+        let result =
+            work(&mut link, &self.plan).map_err(|error| format!("{error}{}", self.site.log()))?;
+        dataplane.assert_alive()?;
+        drop(link);
+        dataplane.stop()?;
+        Ok(result)
     }
 
     fn check(&self, stats: &Stats, generator: &Generator<'_>) -> Result<usize> {

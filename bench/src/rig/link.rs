@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::error::Error;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use api::region::CommandSizes;
 use api::selector::{ANY_PORTS, AddrRange, Selector};
 use api::session::{Connection, Message};
 use api::side::{IkePreparation, IkeSide, SubmitError};
+use api::state::StateView;
 
 use super::interrupt;
 use super::plan::Plan;
@@ -120,6 +122,36 @@ impl Link {
             times.push(start.elapsed().as_secs_f64() * 1e9);
         }
         Ok(times)
+    }
+
+    /// Gives commands one behind the other and waits until all are complete; the seconds.
+    pub(crate) fn carry_out(&mut self, commands: &[Command]) -> Result<f64> {
+        let start = Instant::now();
+        for command in commands {
+            self.submit(command)?;
+        }
+        self.settle()?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Milliseconds that it takes to commit one more child with its policies, for each of `flows`,
+    /// as children come one by one; they are deleted afterwards.
+    pub(crate) fn one_by_one(&mut self, plan: &Plan, flows: Range<u32>) -> Result<Vec<f64>> {
+        let mut times = Vec::new();
+        for flow in flows.clone() {
+            let mut commands = vec![Command::Begin { resync: false }];
+            commands.extend(without_sas(plan, flow));
+            commands.push(Command::Commit);
+            times.push(self.carry_out(&commands)? * 1e3);
+        }
+        let commands: Vec<_> = deletion(plan, flows, false)?;
+        self.carry_out(&commands)?;
+        Ok(times)
+    }
+
+    /// Rows and counters.
+    pub(crate) fn state(&self) -> &StateView {
+        self.side.state()
     }
 
     fn submit(&mut self, command: &Command) -> Result<()> {
@@ -265,6 +297,72 @@ fn policy(plan: &Plan, flow: u32, direction: Direction) -> Policy {
             remote_ports: ANY_PORTS,
         },
     }
+}
+
+fn without_sas(plan: &Plan, flow: u32) -> [Command; 4] {
+    [
+        Command::PathAdd(path(plan, flow)),
+        Command::ChildAdd(child(flow)),
+        Command::PolicyAdd(policy(plan, flow, Direction::Inbound)),
+        Command::PolicyAdd(policy(plan, flow, Direction::Outbound)),
+    ]
+}
+
+/// Installs flows in one batch of policies.
+pub(crate) fn installation(plan: &Plan, flows: Range<u32>) -> Result<Vec<Command>> {
+    let mut all = vec![Command::Begin { resync: false }];
+    for flow in flows {
+        all.extend(commands(plan, flow)?);
+    }
+    all.push(Command::Commit);
+    Ok(all)
+}
+
+/// Gives the children of flows the SAs that are those of as many flows behind them, then deletes
+/// the old ones: as IKE rekeys (RFC 7296 1.3.3).
+pub(crate) fn rekeying(plan: &Plan, flows: Range<u32>) -> Result<Vec<Command>> {
+    let behind = flows.end - flows.start;
+    let mut all = Vec::new();
+    for flow in flows {
+        let (old_in, old_out) = ids(plan, flow)?;
+        let (new_in, new_out) = ids(plan, flow + behind)?;
+        for (id, direction) in [(new_in, Direction::Inbound), (new_out, Direction::Outbound)] {
+            let mut sa = sa(plan, flow + behind, id, direction)?;
+            sa.child = ChildId(flow + 1);
+            all.push(Command::SaAdd(sa));
+        }
+        all.push(Command::ActivateOutbound {
+            child: ChildId(flow + 1),
+            sa: new_out,
+        });
+        all.extend([old_in, old_out].map(Command::SaDelete));
+    }
+    Ok(all)
+}
+
+/// Deletes flows: policies in one batch, then, if they have rekeyed SAs, these, then the rest.
+pub(crate) fn deletion(plan: &Plan, flows: Range<u32>, rekeyed: bool) -> Result<Vec<Command>> {
+    let behind = flows.end - flows.start;
+    let mut all = vec![Command::Begin { resync: false }];
+    for flow in flows.clone() {
+        let policies = [Direction::Inbound, Direction::Outbound].map(|d| policy(plan, flow, d).id);
+        all.extend(policies.map(Command::PolicyDelete));
+    }
+    all.push(Command::Commit);
+    for flow in flows {
+        if rekeyed {
+            let (inward, outward) = ids(plan, flow + behind)?;
+            all.extend([inward, outward].map(Command::SaDelete));
+        }
+        all.push(Command::ChildDelete(ChildId(flow + 1)));
+        all.push(Command::PathDelete(PathId(flow + 1)));
+    }
+    Ok(all)
+}
+
+fn ids(plan: &Plan, flow: u32) -> Result<(SaId, SaId)> {
+    let ids = plan.inbound(flow).zip(plan.outbound(flow));
+    ids.ok_or_else(|| format!("flow {flow} has no row").into())
 }
 
 /// Everything of one flow, in the order in which IKE says it.

@@ -16,6 +16,7 @@ mod hugepages;
 mod interrupt;
 pub(crate) mod latency;
 mod link;
+pub(crate) mod load;
 mod options;
 mod plan;
 mod progress;

@@ -49,6 +49,14 @@ impl Plan {
         })
     }
 
+    /// The first flows alone, each with the row and addresses that it has here.
+    pub(crate) fn first(self, sas: u32) -> Self {
+        Self {
+            cell: Cell { sas, ..self.cell },
+            ..self
+        }
+    }
+
     /// The dataplane's `max_sas`.
     pub(crate) fn max_sas(&self) -> u32 {
         self.geometry.max_sas()
