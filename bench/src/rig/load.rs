@@ -68,7 +68,8 @@ fn parts(link: &mut Link, plan: &Plan, tunnels: u32) -> Result<Vec<Part>> {
         ("delete", deletion(plan, flows, true)?),
     ];
     std::thread::sleep(WARM);
-    // What is lost here has nothing to do with SAs: Linux looks around on links that have come up.
+    // What is lost here has nothing to do with changes of SAs. Who sends it is not known: perhaps
+    // Linux, on links that have just come up.
     let nothing = |_: &mut Link| {
         std::thread::sleep(LINKS_SETTLE);
         Ok((LINKS_SETTLE.as_secs_f64(), 0))
