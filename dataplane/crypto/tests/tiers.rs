@@ -218,6 +218,33 @@ fn random_batches() {
     }
 }
 
+/// Packets of as many blocks go through together, and what is left of them alone: every number of
+/// blocks in batches of every size around that of a group, with keys of one length and of several.
+#[test]
+fn batches_of_one_length() {
+    let mut rng = Rng::with_seed(7);
+    for blocks in 1..=10 {
+        for count in (1..=17).chain([63, 64, 65, 130]) {
+            for key_len in [Some(16), Some(24), Some(32), None] {
+                let cases: Vec<Case> = (0..count)
+                    .map(|_| {
+                        let len = 16 * blocks - rng.usize(..16);
+                        let key_len = key_len.unwrap_or_else(|| [16, 24, 32][rng.usize(..3)]);
+                        let icv_len = ICV_LENGTHS[rng.usize(..3)];
+                        Case::new(&mut rng, key_len, icv_len, len)
+                    })
+                    .collect();
+                for tier in tiers() {
+                    let keys: Vec<_> = cases.iter().map(|case| case.key(tier)).collect();
+                    for bad in [0, rng.u64(..)] {
+                        batch(&cases, &keys, 7, bad);
+                    }
+                }
+            }
+        }
+    }
+}
+
 fn batch(cases: &[Case], keys: &[KeyContext], seed: u64, bad: u64) {
     let ops = |data: &mut [Vec<u8>], call: fn(&mut [Op<'_>])| -> Vec<bool> {
         let mut ops: Vec<_> = cases

@@ -8,7 +8,7 @@
 use super::each;
 use super::ghash::Product;
 use super::lanes::{Lanes, Xmm};
-use super::packet::{Packet, ROUNDS_MIN, VECTORS_MAX, Vectors, first_counters, round};
+use super::packet::{Packet, ROUNDS_MIN, VECTORS_MAX, Vectors, first_counters, round, wipe};
 use crate::key::POWERS;
 use crate::op::Op;
 
@@ -302,7 +302,10 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
             unsafe { self.packet.add_alone(&mut self.product, lengths) };
         }
         let tag = self.product.reduced().swap_bytes().xor(self.mask);
-        self.packet.finish::<OPEN>(tag, received);
+        if !self.packet.finish::<OPEN>(tag, received) {
+            // SAFETY: the operation is the caller's.
+            unsafe { wipe(&[self.packet.op]) };
+        }
     }
 
     /// Adds vector `v` of the last `T` to the hash.

@@ -33,11 +33,11 @@ mod zmm;
 pub(crate) use setup::expand;
 pub(crate) use tiers::{aesni, avx2, avx512};
 
-/// `$body` for each `$i` below `$n`, which is at most 9. Written out, not looped: every vector gets
+/// `$body` for each `$i` below `$n`, which is at most 10. Written out, not looped: every vector gets
 /// its own register before the optimiser has to guess.
 macro_rules! each {
     ($i:ident < $n:expr, $body:block) => {
-        each!(@ $i $n, $body, 0 1 2 3 4 5 6 7 8)
+        each!(@ $i $n, $body, 0 1 2 3 4 5 6 7 8 9)
     };
     (@ $i:ident $n:expr, $body:block, $($value:literal)*) => {
         $( if $value < $n { let $i: usize = $value; $body } )*
