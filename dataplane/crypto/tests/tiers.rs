@@ -38,9 +38,14 @@ struct Case {
 
 impl Case {
     fn new(rng: &mut Rng, key_len: usize, icv_len: usize, len: usize) -> Self {
-        let mut bytes = |len: usize| -> Vec<u8> { (0..len).map(|_| rng.u8(..)).collect() };
-        let (key, plain) = (bytes(key_len), bytes(len));
-        let (salt, iv) = (bytes(4).try_into().unwrap(), bytes(8).try_into().unwrap());
+        let key = (0..key_len).map(|_| rng.u8(..)).collect();
+        let salt = rng.u32(..).to_le_bytes();
+        Self::with_key(rng, key, salt, icv_len, len)
+    }
+
+    fn with_key(rng: &mut Rng, key: Vec<u8>, salt: [u8; 4], icv_len: usize, len: usize) -> Self {
+        let plain = (0..len).map(|_| rng.u8(..)).collect();
+        let iv = rng.u64(..).to_le_bytes();
         let aad = if rng.bool() {
             Aad::sequence(rng.u32(..), rng.u32(..))
         } else {
@@ -214,7 +219,7 @@ fn random_batches() {
             }
         };
         let keys: Vec<_> = cases.iter().map(|case| case.key(tier())).collect();
-        batch(&cases, &keys, seed, rng.u64(..));
+        batch(&cases, &keys.iter().collect::<Vec<_>>(), seed, rng.u64(..));
     }
 }
 
@@ -236,6 +241,7 @@ fn batches_of_one_length() {
                     .collect();
                 for tier in tiers() {
                     let keys: Vec<_> = cases.iter().map(|case| case.key(tier)).collect();
+                    let keys: Vec<_> = keys.iter().collect();
                     for bad in [0, rng.u64(..)] {
                         batch(&cases, &keys, 7, bad);
                     }
@@ -245,7 +251,30 @@ fn batches_of_one_length() {
     }
 }
 
-fn batch(cases: &[Case], keys: &[KeyContext], seed: u64, bad: u64) {
+/// The same with one key for all of them.
+#[test]
+fn batches_of_one_key() {
+    let mut rng = Rng::with_seed(8);
+    for blocks in 1..=10 {
+        for count in (1..=17).chain([63, 64, 65, 130]) {
+            let first = Case::random(&mut rng, 16 * blocks);
+            let cases: Vec<Case> = (0..count)
+                .map(|_| {
+                    let len = 16 * blocks - rng.usize(..16);
+                    Case::with_key(&mut rng, first.key.clone(), first.salt, first.icv_len, len)
+                })
+                .collect();
+            for tier in tiers() {
+                let key = first.key(tier);
+                for bad in [0, rng.u64(..)] {
+                    batch(&cases, &vec![&key; count], 8, bad);
+                }
+            }
+        }
+    }
+}
+
+fn batch(cases: &[Case], keys: &[&KeyContext], seed: u64, bad: u64) {
     let ops = |data: &mut [Vec<u8>], call: fn(&mut [Op<'_>])| -> Vec<bool> {
         let mut ops: Vec<_> = cases
             .iter()

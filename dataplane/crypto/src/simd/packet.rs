@@ -53,6 +53,12 @@ impl<'a> Packet<'a> {
         }
     }
 
+    /// The same with `key`, which is its own: so that the compiler sees where keys are the same.
+    #[inline(always)]
+    pub(super) fn with_key(self, key: &'a KeyContext) -> Self {
+        Self { key, ..self }
+    }
+
     #[inline(always)]
     fn op(&self) -> &Op<'a> {
         // SAFETY: `new`'s caller vouches for it; only `set_ok` writes, and no reference lives then.

@@ -45,8 +45,10 @@ impl<V: Lanes, const N: usize> Layout<V, N> {
 }
 
 /// Packets whose payload is encrypted or decrypted, and whose hash is still to be made.
-struct Group<'a, V, const M: usize> {
-    packets: [Packet<'a>; M],
+struct Group<'g, 'a, V, const M: usize> {
+    /// Read anew where they are used: addresses and lengths of two groups are more than there are
+    /// registers for.
+    ops: &'g [*mut Op<'a>; M],
     /// The ciphertext.
     text: [Vectors<V>; M],
     masks: [Xmm; M],
@@ -59,17 +61,23 @@ struct Group<'a, V, const M: usize> {
 /// The CPU must have the tier's instructions. Every operation must be valid, there only once, and
 /// have `N` blocks and a key of a SIMD tier; all keys must be of one length.
 #[inline(always)]
-pub(super) unsafe fn short<V: Lanes, const N: usize, const M: usize, const OPEN: bool>(
+pub(super) unsafe fn short<
+    V: Lanes,
+    const N: usize,
+    const M: usize,
+    const OPEN: bool,
+    const ONE_KEY: bool,
+>(
     groups: &[[*mut Op<'_>; M]],
 ) {
     let Some((first, others)) = groups.split_first() else {
         return;
     };
     // SAFETY: the caller vouches for the operations and the CPU.
-    let (mut group, mut all_ok) = unsafe { step::<V, N, M, OPEN>(first, None) };
+    let (mut group, mut all_ok) = unsafe { step::<V, N, M, OPEN, ONE_KEY>(first, None) };
     for ops in others {
         // SAFETY: as above.
-        let (next, ok) = unsafe { step::<V, N, M, OPEN>(ops, Some(&group)) };
+        let (next, ok) = unsafe { step::<V, N, M, OPEN, ONE_KEY>(ops, Some(&group)) };
         group = next;
         all_ok &= ok;
     }
@@ -77,7 +85,7 @@ pub(super) unsafe fn short<V: Lanes, const N: usize, const M: usize, const OPEN:
     let mut hash = unsafe { Hash::<V, M>::new() };
     each!(part < M + 1, {
         // SAFETY: as above.
-        unsafe { hash.part::<N>(&group, part) };
+        unsafe { hash.part::<N, ONE_KEY>(&group, part) };
     });
     all_ok &= hash.finish::<OPEN>(&group);
     if !all_ok {
@@ -91,14 +99,25 @@ pub(super) unsafe fn short<V: Lanes, const N: usize, const M: usize, const OPEN:
 /// # Safety
 /// As for [`short`].
 #[inline(always)]
-unsafe fn step<'a, V: Lanes, const N: usize, const M: usize, const OPEN: bool>(
-    ops: &[*mut Op<'a>; M],
-    before: Option<&Group<'_, V, M>>,
-) -> (Group<'a, V, M>, bool) {
+unsafe fn step<
+    'g,
+    'a,
+    V: Lanes,
+    const N: usize,
+    const M: usize,
+    const OPEN: bool,
+    const ONE_KEY: bool,
+>(
+    ops: &'g [*mut Op<'a>; M],
+    before: Option<&Group<'_, '_, V, M>>,
+) -> (Group<'g, 'a, V, M>, bool) {
     let vectors = Layout::<V, N>::VECTORS;
     let half = Layout::<V, N>::LAST_HALF;
     // SAFETY: the caller vouches for the operations.
-    let packets = core::array::from_fn::<_, M, _>(|m| unsafe { Packet::new(ops[m]) });
+    let mut packets = core::array::from_fn::<_, M, _>(|m| unsafe { Packet::new(ops[m]) });
+    if ONE_KEY {
+        packets = packets.map(|packet| packet.with_key(packets[0].key));
+    }
     // SAFETY: the caller vouches for the CPU.
     let zero = unsafe { V::zero() };
     let mut state = [[zero; VECTORS_MAX]; M];
@@ -132,7 +151,7 @@ unsafe fn step<'a, V: Lanes, const N: usize, const M: usize, const OPEN: bool>(
             && r <= M
         {
             // SAFETY: as above.
-            unsafe { hash.part::<N>(before, r) };
+            unsafe { hash.part::<N, ONE_KEY>(before, r) };
             hash.pin(r);
         }
     });
@@ -156,7 +175,7 @@ unsafe fn step<'a, V: Lanes, const N: usize, const M: usize, const OPEN: bool>(
     });
     let ok = before.is_none_or(|before| hash.finish::<OPEN>(before));
     let group = Group {
-        packets,
+        ops,
         text,
         masks: state.map(|state| state[0].lane(0)),
         received,
@@ -198,10 +217,14 @@ impl<V: Lanes, const M: usize> Hash<V, M> {
     /// # Safety
     /// As for [`short`].
     #[inline(always)]
-    unsafe fn part<const N: usize>(&mut self, group: &Group<'_, V, M>, part: usize) {
+    unsafe fn part<const N: usize, const ONE_KEY: bool>(
+        &mut self,
+        group: &Group<'_, '_, V, M>,
+        part: usize,
+    ) {
         if part < M {
             // SAFETY: the caller vouches for it.
-            unsafe { self.packet::<N>(group, part) };
+            unsafe { self.packet::<N, ONE_KEY>(group, part) };
             return;
         }
         each!(i < M.div_ceil(V::BLOCKS), {
@@ -215,18 +238,28 @@ impl<V: Lanes, const M: usize> Hash<V, M> {
     /// # Safety
     /// As for [`short`].
     #[inline(always)]
-    unsafe fn packet<const N: usize>(&mut self, group: &Group<'_, V, M>, m: usize) {
-        let (packet, text) = (&group.packets[m], &group.text[m]);
+    unsafe fn packet<const N: usize, const ONE_KEY: bool>(
+        &mut self,
+        group: &Group<'_, '_, V, M>,
+        m: usize,
+    ) {
+        // SAFETY: the caller vouches for the operation.
+        let mut packet = unsafe { Packet::new(group.ops[m]) };
+        if ONE_KEY {
+            // SAFETY: as above.
+            packet = packet.with_key(unsafe { Packet::new(group.ops[0]) }.key);
+        }
+        let text = &group.text[m];
         each!(v < Layout::<V, N>::HASHED, {
             // SAFETY: the caller vouches for it.
-            let x = unsafe { hash_input::<V, N>(packet, text, v) };
+            let x = unsafe { hash_input::<V, N>(&packet, text, v) };
             // SAFETY: `N + 2` is at most 10.
             self.products[m].add(x, unsafe { packet.powers(Layout::<V, N>::power(v)) });
         });
         if Layout::<V, N>::HASHED_HALF {
             let v = Layout::<V, N>::HASHED;
             // SAFETY: the caller vouches for it.
-            let x = unsafe { hash_input::<V, N>(packet, text, v) };
+            let x = unsafe { hash_input::<V, N>(&packet, text, v) };
             // SAFETY: as above.
             let powers = unsafe { packet.powers_half(Layout::<V, N>::power(v)) };
             if m.is_multiple_of(2) {
@@ -257,12 +290,14 @@ impl<V: Lanes, const M: usize> Hash<V, M> {
     }
 
     #[inline(always)]
-    fn finish<const OPEN: bool>(&self, group: &Group<'_, V, M>) -> bool {
+    fn finish<const OPEN: bool>(&self, group: &Group<'_, '_, V, M>) -> bool {
         let mut all_ok = true;
         each!(m < M, {
             let hash = self.hashes[m / V::BLOCKS].lane(m % V::BLOCKS);
             let tag = hash.xor(group.masks[m]);
-            all_ok &= group.packets[m].finish::<OPEN>(tag, group.received[m]);
+            // SAFETY: the caller vouches for the operation.
+            let packet = unsafe { Packet::new(group.ops[m]) };
+            all_ok &= packet.finish::<OPEN>(tag, group.received[m]);
         });
         all_ok
     }

@@ -29,21 +29,46 @@ fn class(op: &Op<'_>) -> Option<usize> {
     (short && key_length < KEY_LENGTHS).then_some(blocks * KEY_LENGTHS + key_length)
 }
 
+/// What the operations of a batch have in common.
+enum Batch {
+    /// Blocks and the key.
+    OneKey,
+    /// Blocks and the length of the key.
+    OneClass,
+    Mixed,
+}
+
+#[inline(always)]
+fn kind(ops: &[Op<'_>]) -> Batch {
+    let blocks = |op: &Op<'_>| op.len.div_ceil(16);
+    let one_key = |op: &Op<'_>| blocks(op) == blocks(&ops[0]) && core::ptr::eq(op.key, ops[0].key);
+    if ops.iter().all(one_key) {
+        return Batch::OneKey;
+    }
+    let shape = |op: &Op<'_>| (blocks(op), op.key.rounds());
+    let first = shape(&ops[0]);
+    if ops.iter().all(|op| shape(op) == first) {
+        Batch::OneClass
+    } else {
+        Batch::Mixed
+    }
+}
+
 /// Runs `together` for operations of the same few blocks and the same key length, as many as there are
 /// up to [`SORTED_MAX`], and `alone` for all others. The order is not that of `ops`.
 #[inline(always)]
 fn sort<'a>(
     ops: &mut [Op<'a>],
-    together: impl Fn(usize, &[*mut Op<'a>]),
+    together: impl Fn(usize, &[*mut Op<'a>], bool),
     alone: impl Fn(*mut Op<'a>),
 ) {
     for ops in ops.chunks_mut(SORTED_MAX) {
-        let first = class(&ops[0]);
-        if !ops.iter().all(|op| class(op) == first) {
+        let kind = kind(ops);
+        if matches!(kind, Batch::Mixed) {
             sort_mixed(ops, &together, &alone);
             continue;
         }
-        let Some(class) = first else {
+        let Some(class) = class(&ops[0]) else {
             ops.iter_mut().for_each(|op| alone(op));
             continue;
         };
@@ -53,7 +78,8 @@ fn sort<'a>(
             entry.write(op);
         }
         // SAFETY: that many are written.
-        together(class / KEY_LENGTHS, unsafe { written(&list[..count]) });
+        let list = unsafe { written(&list[..count]) };
+        together(class / KEY_LENGTHS, list, matches!(kind, Batch::OneKey));
     }
 }
 
@@ -70,7 +96,7 @@ unsafe fn written<'a, 'b>(list: &'b [MaybeUninit<*mut Op<'a>>]) -> &'b [*mut Op<
 #[inline(always)]
 fn sort_mixed<'a>(
     ops: &mut [Op<'a>],
-    together: impl Fn(usize, &[*mut Op<'a>]),
+    together: impl Fn(usize, &[*mut Op<'a>], bool),
     alone: impl Fn(*mut Op<'a>),
 ) {
     const CLASSES: usize = (SHORT_BLOCKS_MAX + 1) * KEY_LENGTHS;
@@ -88,14 +114,33 @@ fn sort_mixed<'a>(
         if *count > 0 {
             let list = &list[..usize::from(*count)];
             // SAFETY: that many are written.
-            together(class / KEY_LENGTHS, unsafe { written(list) });
+            together(class / KEY_LENGTHS, unsafe { written(list) }, false);
         }
     }
 }
 
-/// A tier: its module, its vector, packets that go together, vectors of a chunk, and its features.
+/// `together` for each number of blocks, and whether the keys of a group are known to be one.
+macro_rules! by_blocks {
+    ($shape:expr, $groups:expr, $open:ident; $(($blocks:literal, $one_key:tt))*) => {
+        match $shape {
+            // SAFETY (of all): the caller vouches for it.
+            $(
+                // SAFETY: as above.
+                ($blocks, $one_key) => unsafe {
+                    together::<$blocks, $open, { by_blocks!(@ $one_key) }>($groups)
+                },
+            )*
+            _ => {}
+        }
+    };
+    (@ true) => { true };
+    (@ $other:tt) => { false };
+}
+
+/// A tier: its module, its vector, packets that go together, vectors of a chunk, blocks of packets for
+/// which one key is a case of its own, and its features.
 macro_rules! tier {
-    ($name:ident, $lanes:ty, $packets:literal, $chunk:literal, $features:literal) => {
+    ($name:ident, $lanes:ty, $packets:literal, $chunk:literal, [$($one_key:tt)*], $features:literal) => {
         pub(crate) mod $name {
             use super::*;
 
@@ -109,10 +154,10 @@ macro_rules! tier {
                 // calls below rely on.
                 sort(
                     ops,
-                    |blocks, ops| {
+                    |blocks, ops, one_key| {
                         let (groups, others) = ops.as_chunks::<$packets>();
                         // SAFETY: as above.
-                        unsafe { groups_of::<OPEN>(blocks, groups) };
+                        unsafe { groups_of::<OPEN>(blocks, groups, one_key) };
                         for op in others {
                             // SAFETY: as above.
                             unsafe { alone::<OPEN>(*op) };
@@ -129,37 +174,21 @@ macro_rules! tier {
             unsafe fn groups_of<const OPEN: bool>(
                 blocks: usize,
                 groups: &[[*mut Op<'_>; $packets]],
+                one_key: bool,
             ) {
-                // SAFETY (of all): the caller vouches for it.
-                match blocks {
-                    // SAFETY: as above.
-                    1 => unsafe { together::<1, OPEN>(groups) },
-                    // SAFETY: as above.
-                    2 => unsafe { together::<2, OPEN>(groups) },
-                    // SAFETY: as above.
-                    3 => unsafe { together::<3, OPEN>(groups) },
-                    // SAFETY: as above.
-                    4 => unsafe { together::<4, OPEN>(groups) },
-                    // SAFETY: as above.
-                    5 => unsafe { together::<5, OPEN>(groups) },
-                    // SAFETY: as above.
-                    6 => unsafe { together::<6, OPEN>(groups) },
-                    // SAFETY: as above.
-                    7 => unsafe { together::<7, OPEN>(groups) },
-                    // SAFETY: as above.
-                    _ => unsafe { together::<8, OPEN>(groups) },
-                }
+                by_blocks!((blocks, one_key), groups, OPEN;
+                    $($one_key)* (1, _) (2, _) (3, _) (4, _) (5, _) (6, _) (7, _) (8, _));
             }
 
             /// # Safety
             /// As for [`short`].
             #[target_feature(enable = $features)]
             #[inline(never)]
-            unsafe fn together<const N: usize, const OPEN: bool>(
+            unsafe fn together<const N: usize, const OPEN: bool, const ONE_KEY: bool>(
                 groups: &[[*mut Op<'_>; $packets]],
             ) {
                 // SAFETY: the caller vouches for it.
-                unsafe { short::<$lanes, N, $packets, OPEN>(groups) };
+                unsafe { short::<$lanes, N, $packets, OPEN, ONE_KEY>(groups) };
             }
 
             /// # Safety
@@ -174,12 +203,22 @@ macro_rules! tier {
     };
 }
 
-tier!(aesni, Xmm, 2, 8, "aes,pclmulqdq,ssse3,sse4.1");
-tier!(avx2, Ymm, 3, 6, "avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq");
+tier!(aesni, Xmm, 2, 8, [], "aes,pclmulqdq,ssse3,sse4.1");
+tier!(
+    avx2,
+    Ymm,
+    2,
+    6,
+    [],
+    "avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq"
+);
+// Loads of vectors of four blocks are what there are too many of: one key's are a third of them. To
+// narrower vectors it makes no difference, nor to packets of more blocks.
 tier!(
     avx512,
     Zmm,
     4,
     8,
+    [(1, true)(2, true)(3, true)(4, true)],
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq"
 );
