@@ -223,52 +223,59 @@ fn random_batches() {
     }
 }
 
-/// Packets of as many blocks go through together, and what is left of them alone: every number of
-/// blocks in batches of every size around that of a group, with keys of one length and of several.
+/// Payload blocks and sizes of batches that the tests of batches go through: packets of as many blocks,
+/// or vectors, are taken together, and what is left of them alone.
+fn batches() -> impl Iterator<Item = (usize, usize)> {
+    let counts = |blocks| {
+        let all = full() || blocks <= 10;
+        (1..=17)
+            .chain([63, 64, 65, 130])
+            .filter(move |count| all || [1, 2, 7, 65].contains(count))
+    };
+    (1..=40).flat_map(move |blocks| counts(blocks).map(move |count| (blocks, count)))
+}
+
+/// Keys of one length and of several.
 #[test]
 fn batches_of_one_length() {
     let mut rng = Rng::with_seed(7);
-    for blocks in 1..=10 {
-        for count in (1..=17).chain([63, 64, 65, 130]) {
-            for key_len in [Some(16), Some(24), Some(32), None] {
-                let cases: Vec<Case> = (0..count)
-                    .map(|_| {
-                        let len = 16 * blocks - rng.usize(..16);
-                        let key_len = key_len.unwrap_or_else(|| [16, 24, 32][rng.usize(..3)]);
-                        let icv_len = ICV_LENGTHS[rng.usize(..3)];
-                        Case::new(&mut rng, key_len, icv_len, len)
-                    })
-                    .collect();
-                for tier in tiers() {
-                    let keys: Vec<_> = cases.iter().map(|case| case.key(tier)).collect();
-                    let keys: Vec<_> = keys.iter().collect();
-                    for bad in [0, rng.u64(..)] {
-                        batch(&cases, &keys, 7, bad);
-                    }
+    for (blocks, count) in batches() {
+        for key_len in [Some(16), Some(24), Some(32), None] {
+            let cases: Vec<Case> = (0..count)
+                .map(|_| {
+                    let len = 16 * blocks - rng.usize(..16);
+                    let key_len = key_len.unwrap_or_else(|| [16, 24, 32][rng.usize(..3)]);
+                    let icv_len = ICV_LENGTHS[rng.usize(..3)];
+                    Case::new(&mut rng, key_len, icv_len, len)
+                })
+                .collect();
+            for tier in tiers() {
+                let keys: Vec<_> = cases.iter().map(|case| case.key(tier)).collect();
+                let keys: Vec<_> = keys.iter().collect();
+                for bad in [0, rng.u64(..)] {
+                    batch(&cases, &keys, 7, bad);
                 }
             }
         }
     }
 }
 
-/// The same with one key for all of them.
+/// One key for all.
 #[test]
 fn batches_of_one_key() {
     let mut rng = Rng::with_seed(8);
-    for blocks in 1..=10 {
-        for count in (1..=17).chain([63, 64, 65, 130]) {
-            let first = Case::random(&mut rng, 16 * blocks);
-            let cases: Vec<Case> = (0..count)
-                .map(|_| {
-                    let len = 16 * blocks - rng.usize(..16);
-                    Case::with_key(&mut rng, first.key.clone(), first.salt, first.icv_len, len)
-                })
-                .collect();
-            for tier in tiers() {
-                let key = first.key(tier);
-                for bad in [0, rng.u64(..)] {
-                    batch(&cases, &vec![&key; count], 8, bad);
-                }
+    for (blocks, count) in batches() {
+        let first = Case::random(&mut rng, 16 * blocks);
+        let cases: Vec<Case> = (0..count)
+            .map(|_| {
+                let len = 16 * blocks - rng.usize(..16);
+                Case::with_key(&mut rng, first.key.clone(), first.salt, first.icv_len, len)
+            })
+            .collect();
+        for tier in tiers() {
+            let key = first.key(tier);
+            for bad in [0, rng.u64(..)] {
+                batch(&cases, &vec![&key; count], 8, bad);
             }
         }
     }

@@ -343,7 +343,7 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
 /// # Safety
 /// As for [`long`].
 #[inline(always)]
-unsafe fn counters<V: Lanes>(nonce: V, block: usize, count: usize) -> Vectors<V> {
+pub(super) unsafe fn counters<V: Lanes>(nonce: V, block: usize, count: usize) -> Vectors<V> {
     let mut state = [nonce; VECTORS_MAX];
     // A counter's low byte is at its end, the highest byte of the register's word: as long as it does
     // not overflow within these vectors, adding there is all that is needed.

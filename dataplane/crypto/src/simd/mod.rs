@@ -10,6 +10,7 @@
 //! - [`ghash`]: multiply and reduce
 //! - [`packet`]: the parts that every kernel is made of
 //! - [`short`]: several packets of the same few blocks in lock step
+//! - [`medium`]: packets of a few vectors, one after the other
 //! - [`long`]: one packet of any length
 //! - [`tiers`]: entry points compiled for each tier, and the sorting of a batch
 //! - [`setup`]: key expansion and powers of H
@@ -22,6 +23,7 @@
 mod ghash;
 mod lanes;
 mod long;
+mod medium;
 mod packet;
 mod setup;
 mod short;

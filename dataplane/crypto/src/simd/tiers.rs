@@ -4,6 +4,7 @@ use core::mem::MaybeUninit;
 
 use super::lanes::Xmm;
 use super::long::long;
+use super::medium::{MEDIUM_VECTORS_MAX, medium};
 use super::short::{SHORT_BLOCKS_MAX, short};
 use super::ymm::Ymm;
 use super::zmm::Zmm;
@@ -18,15 +19,25 @@ const SORTED_MAX: usize = 64;
 /// Where operations of one class wait for each other.
 type List<'a> = [MaybeUninit<*mut Op<'a>>; SORTED_MAX];
 
-/// The class of an operation that goes together with others: those of the same few blocks and the same
-/// key length. `None` if it goes alone.
+/// Classes of short packets: their blocks and the length of the key. Behind them come those of medium
+/// packets: their vectors.
+const SHORT_CLASSES: usize = (SHORT_BLOCKS_MAX + 1) * KEY_LENGTHS;
+
+/// The class of an operation that goes together with others, `None` if it goes alone. `VECTOR` is
+/// how many blocks a vector has, or 0 if there are no kernels for medium packets.
 #[inline(always)]
-fn class(op: &Op<'_>) -> Option<usize> {
+fn class<const VECTOR: usize>(op: &Op<'_>) -> Option<usize> {
     let blocks = (op.len as usize).div_ceil(16);
-    // Rounds are 10, 12 or 14.
-    let key_length = (op.key.rounds() / 2).wrapping_sub(5) % 4;
-    let short = blocks.wrapping_sub(1) < SHORT_BLOCKS_MAX;
-    (short && key_length < KEY_LENGTHS).then_some(blocks * KEY_LENGTHS + key_length)
+    if blocks.wrapping_sub(1) < SHORT_BLOCKS_MAX {
+        // Rounds are 10, 12 or 14.
+        let key_length = (op.key.rounds() / 2).wrapping_sub(5) % 4;
+        return (key_length < KEY_LENGTHS).then_some(blocks * KEY_LENGTHS + key_length);
+    }
+    if VECTOR == 0 || blocks == 0 {
+        return None;
+    }
+    let vectors = blocks / VECTOR + 1;
+    (vectors <= MEDIUM_VECTORS_MAX).then_some(SHORT_CLASSES + vectors)
 }
 
 /// What the operations of a batch have in common.
@@ -57,7 +68,7 @@ fn kind(ops: &[Op<'_>]) -> Batch {
 /// Runs `together` for operations of the same few blocks and the same key length, as many as there are
 /// up to [`SORTED_MAX`], and `alone` for all others. The order is not that of `ops`.
 #[inline(always)]
-fn sort<'a>(
+fn sort<'a, const VECTOR: usize>(
     ops: &mut [Op<'a>],
     together: impl Fn(usize, &[*mut Op<'a>], bool),
     alone: impl Fn(*mut Op<'a>),
@@ -65,10 +76,10 @@ fn sort<'a>(
     for ops in ops.chunks_mut(SORTED_MAX) {
         let kind = kind(ops);
         if matches!(kind, Batch::Mixed) {
-            sort_mixed(ops, &together, &alone);
+            sort_mixed::<VECTOR>(ops, &together, &alone);
             continue;
         }
-        let Some(class) = class(&ops[0]) else {
+        let Some(class) = class::<VECTOR>(&ops[0]) else {
             ops.iter_mut().for_each(|op| alone(op));
             continue;
         };
@@ -79,7 +90,7 @@ fn sort<'a>(
         }
         // SAFETY: that many are written.
         let list = unsafe { written(&list[..count]) };
-        together(class / KEY_LENGTHS, list, matches!(kind, Batch::OneKey));
+        together(class, list, matches!(kind, Batch::OneKey));
     }
 }
 
@@ -94,16 +105,16 @@ unsafe fn written<'a, 'b>(list: &'b [MaybeUninit<*mut Op<'a>>]) -> &'b [*mut Op<
 
 /// [`sort`] for up to [`SORTED_MAX`] operations of several classes.
 #[inline(always)]
-fn sort_mixed<'a>(
+fn sort_mixed<'a, const VECTOR: usize>(
     ops: &mut [Op<'a>],
     together: impl Fn(usize, &[*mut Op<'a>], bool),
     alone: impl Fn(*mut Op<'a>),
 ) {
-    const CLASSES: usize = (SHORT_BLOCKS_MAX + 1) * KEY_LENGTHS;
+    const CLASSES: usize = SHORT_CLASSES + MEDIUM_VECTORS_MAX + 1;
     let mut lists = [const { [MaybeUninit::uninit(); SORTED_MAX] }; CLASSES];
     let mut counts = [0_u8; CLASSES];
     for op in ops {
-        let Some(class) = class(op) else {
+        let Some(class) = class::<VECTOR>(op) else {
             alone(op);
             continue;
         };
@@ -114,7 +125,7 @@ fn sort_mixed<'a>(
         if *count > 0 {
             let list = &list[..usize::from(*count)];
             // SAFETY: that many are written.
-            together(class / KEY_LENGTHS, unsafe { written(list) }, false);
+            together(class, unsafe { written(list) }, false);
         }
     }
 }
@@ -137,10 +148,30 @@ macro_rules! by_blocks {
     (@ $other:tt) => { false };
 }
 
+/// `in_turn` for each number of vectors, if there are kernels for medium packets.
+macro_rules! by_vectors {
+    (0, $vectors:expr, $ops:expr, $open:ident) => {
+        let _ = ($vectors, $ops);
+    };
+    ($medium:literal, $vectors:expr, $ops:expr, $open:ident) => {
+        by_vectors!(@ $vectors, $ops, $open; 3 4 5 6 7 8 9)
+    };
+    (@ $count:expr, $ops:expr, $open:ident; $($vectors:literal)*) => {
+        match $count {
+            // SAFETY (of all): the caller vouches for it.
+            $(
+                // SAFETY: as above.
+                $vectors => unsafe { in_turn::<$vectors, $open>($ops) },
+            )*
+            _ => {}
+        }
+    };
+}
+
 /// A tier: its module, its vector, packets that go together, vectors of a chunk, blocks of packets for
 /// which one key is a case of its own, and its features.
 macro_rules! tier {
-    ($name:ident, $lanes:ty, $packets:literal, $chunk:literal, [$($one_key:tt)*], $features:literal) => {
+    ($name:ident, $lanes:ty, $packets:literal, $chunk:literal, $medium:literal, [$($one_key:tt)*], $features:literal) => {
         pub(crate) mod $name {
             use super::*;
 
@@ -152,9 +183,14 @@ macro_rules! tier {
             pub(crate) unsafe fn run<const OPEN: bool>(ops: &mut [Op<'_>]) {
                 // Operations are out of the slice, each once, and sorted by blocks: that is what the
                 // calls below rely on.
-                sort(
+                sort::<$medium>(
                     ops,
-                    |blocks, ops, one_key| {
+                    |class, ops, one_key| {
+                        if let Some(vectors) = class.checked_sub(SHORT_CLASSES) {
+                            // SAFETY: as above.
+                            return unsafe { mediums::<OPEN>(vectors, ops) };
+                        }
+                        let blocks = class / KEY_LENGTHS;
                         let (groups, others) = ops.as_chunks::<$packets>();
                         // SAFETY: as above.
                         unsafe { groups_of::<OPEN>(blocks, groups, one_key) };
@@ -192,6 +228,22 @@ macro_rules! tier {
             }
 
             /// # Safety
+            /// As for [`medium`], `vectors` for each operation.
+            #[target_feature(enable = $features)]
+            unsafe fn mediums<const OPEN: bool>(vectors: usize, ops: &[*mut Op<'_>]) {
+                by_vectors!($medium, vectors, ops, OPEN);
+            }
+
+            /// # Safety
+            /// As for [`medium`].
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            unsafe fn in_turn<const T: usize, const OPEN: bool>(ops: &[*mut Op<'_>]) {
+                // SAFETY: the caller vouches for it.
+                unsafe { medium::<$lanes, T, OPEN>(ops) };
+            }
+
+            /// # Safety
             /// As for [`long`].
             #[target_feature(enable = $features)]
             #[inline(never)]
@@ -203,12 +255,13 @@ macro_rules! tier {
     };
 }
 
-tier!(aesni, Xmm, 2, 8, [], "aes,pclmulqdq,ssse3,sse4.1");
+tier!(aesni, Xmm, 2, 8, 0, [], "aes,pclmulqdq,ssse3,sse4.1");
 tier!(
     avx2,
     Ymm,
     2,
     6,
+    0,
     [],
     "avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq"
 );
@@ -219,6 +272,7 @@ tier!(
     Zmm,
     4,
     8,
+    4,
     [(1, true)(2, true)(3, true)(4, true)],
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq"
 );
