@@ -153,7 +153,7 @@ macro_rules! by_vectors {
     (0, $vectors:expr, $ops:expr, $open:ident) => {
         let _ = ($vectors, $ops);
     };
-    ($medium:literal, $vectors:expr, $ops:expr, $open:ident) => {
+    ($medium:tt, $vectors:expr, $ops:expr, $open:ident) => {
         by_vectors!(@ $vectors, $ops, $open; 3 4 5 6 7 8 9)
     };
     (@ $count:expr, $ops:expr, $open:ident; $($vectors:literal)*) => {
@@ -171,7 +171,7 @@ macro_rules! by_vectors {
 /// A tier: its module, its vector, packets that go together, vectors of a chunk, blocks of packets for
 /// which one key is a case of its own, and its features.
 macro_rules! tier {
-    ($name:ident, $lanes:ty, $packets:literal, $chunk:literal, $medium:literal, [$($one_key:tt)*], $features:literal) => {
+    ($name:ident, $lanes:ty, $packets:literal, $chunk:literal, $medium:tt, [$($one_key:tt)*], $features:literal) => {
         pub(crate) mod $name {
             use super::*;
 
@@ -238,6 +238,7 @@ macro_rules! tier {
             /// As for [`medium`].
             #[target_feature(enable = $features)]
             #[inline(never)]
+            #[allow(dead_code, reason = "not every tier has kernels for medium packets")]
             unsafe fn in_turn<const T: usize, const OPEN: bool>(ops: &[*mut Op<'_>]) {
                 // SAFETY: the caller vouches for it.
                 unsafe { medium::<$lanes, T, OPEN>(ops) };
