@@ -155,18 +155,23 @@ impl KeyContext {
         {
             use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let start: *const i8 = core::ptr::from_ref(self).cast();
-            let powers = (payload_len.div_ceil(16) + 2).min(POWERS);
-            let mut offset = (POWERS - powers) * 16 / LINE_BYTES * LINE_BYTES;
-            // As if AES-128: to look how many rounds there are would be to wait for the key.
-            let end = core::mem::offset_of!(Self, round_keys) + 10 * 16;
-            while offset < end {
+            for offset in Self::prefetched(payload_len) {
                 // SAFETY: a prefetch of any address does nothing but prefetch.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset)) };
-                offset += LINE_BYTES;
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = payload_len;
+    }
+
+    /// Offsets of the lines that a payload needs with AES-128: to look how many rounds there are would be
+    /// to wait for the key.
+    #[inline]
+    fn prefetched(payload_len: usize) -> impl Iterator<Item = usize> {
+        let powers = (payload_len.div_ceil(16) + 2).min(POWERS);
+        let start = (POWERS - powers) * 16 / LINE_BYTES * LINE_BYTES;
+        let end = core::mem::offset_of!(Self, round_keys) + 10 * 16;
+        (start..end).step_by(LINE_BYTES)
     }
 
     /// Rounds of AES: 10, 12 or 14; 0 for the portable tier.
@@ -272,6 +277,33 @@ mod tests {
     fn debug_shows_no_key() {
         let key = KeyContext::aes_gcm(&[0xab; 16], [0xcd; 4], 16).unwrap();
         assert_eq!(format!("{key:?}"), "KeyContext { icv_len: 16, .. }");
+    }
+
+    /// Every byte that AES-128 reads lies in a line that is prefetched, and none is for nothing.
+    #[test]
+    fn prefetch_covers_what_a_packet_needs() {
+        use core::mem::offset_of;
+        for len in 0..3000_usize {
+            let first_power = (len.div_ceil(16) + 2).min(POWERS);
+            let powers = (POWERS - first_power) * 16..POWERS * 16;
+            let start = offset_of!(KeyContext, nonce_start);
+            let keys = offset_of!(KeyContext, round_keys);
+            let small = [
+                offset_of!(KeyContext, tier),
+                offset_of!(KeyContext, rounds),
+                offset_of!(KeyContext, icv_len),
+            ];
+            let mut lines: Vec<usize> = powers
+                .chain(small)
+                .chain(start..start + 16)
+                .chain(keys..keys + 10 * 16)
+                .map(|byte| byte / LINE_BYTES * LINE_BYTES)
+                .collect();
+            lines.sort_unstable();
+            lines.dedup();
+            let prefetched: Vec<usize> = KeyContext::prefetched(len).collect();
+            assert_eq!(prefetched, lines, "{len} bytes");
+        }
     }
 
     #[test]

@@ -38,9 +38,14 @@ struct Case {
 
 impl Case {
     fn new(rng: &mut Rng, key_len: usize, icv_len: usize, len: usize) -> Self {
-        let mut bytes = |len: usize| -> Vec<u8> { (0..len).map(|_| rng.u8(..)).collect() };
-        let (key, plain) = (bytes(key_len), bytes(len));
-        let (salt, iv) = (bytes(4).try_into().unwrap(), bytes(8).try_into().unwrap());
+        let key = (0..key_len).map(|_| rng.u8(..)).collect();
+        let salt = rng.u32(..).to_le_bytes();
+        Self::with_key(rng, key, salt, icv_len, len)
+    }
+
+    fn with_key(rng: &mut Rng, key: Vec<u8>, salt: [u8; 4], icv_len: usize, len: usize) -> Self {
+        let plain = (0..len).map(|_| rng.u8(..)).collect();
+        let iv = rng.u64(..).to_le_bytes();
         let aad = if rng.bool() {
             Aad::sequence(rng.u32(..), rng.u32(..))
         } else {
@@ -214,11 +219,69 @@ fn random_batches() {
             }
         };
         let keys: Vec<_> = cases.iter().map(|case| case.key(tier())).collect();
-        batch(&cases, &keys, seed, rng.u64(..));
+        batch(&cases, &keys.iter().collect::<Vec<_>>(), seed, rng.u64(..));
     }
 }
 
-fn batch(cases: &[Case], keys: &[KeyContext], seed: u64, bad: u64) {
+/// Payload blocks and sizes of batches that the tests of batches go through: packets of as many blocks,
+/// or vectors, are taken together, and what is left of them alone.
+fn batches() -> impl Iterator<Item = (usize, usize)> {
+    let counts = |blocks| {
+        let all = full() || blocks <= 10;
+        (1..=17)
+            .chain([63, 64, 65, 130])
+            .filter(move |count| all || [1, 2, 7, 65].contains(count))
+    };
+    (1..=40).flat_map(move |blocks| counts(blocks).map(move |count| (blocks, count)))
+}
+
+/// Keys of one length and of several.
+#[test]
+fn batches_of_one_length() {
+    let mut rng = Rng::with_seed(7);
+    for (blocks, count) in batches() {
+        for key_len in [Some(16), Some(24), Some(32), None] {
+            let cases: Vec<Case> = (0..count)
+                .map(|_| {
+                    let len = 16 * blocks - rng.usize(..16);
+                    let key_len = key_len.unwrap_or_else(|| [16, 24, 32][rng.usize(..3)]);
+                    let icv_len = ICV_LENGTHS[rng.usize(..3)];
+                    Case::new(&mut rng, key_len, icv_len, len)
+                })
+                .collect();
+            for tier in tiers() {
+                let keys: Vec<_> = cases.iter().map(|case| case.key(tier)).collect();
+                let keys: Vec<_> = keys.iter().collect();
+                for bad in [0, rng.u64(..)] {
+                    batch(&cases, &keys, 7, bad);
+                }
+            }
+        }
+    }
+}
+
+/// One key for all.
+#[test]
+fn batches_of_one_key() {
+    let mut rng = Rng::with_seed(8);
+    for (blocks, count) in batches() {
+        let first = Case::random(&mut rng, 16 * blocks);
+        let cases: Vec<Case> = (0..count)
+            .map(|_| {
+                let len = 16 * blocks - rng.usize(..16);
+                Case::with_key(&mut rng, first.key.clone(), first.salt, first.icv_len, len)
+            })
+            .collect();
+        for tier in tiers() {
+            let key = first.key(tier);
+            for bad in [0, rng.u64(..)] {
+                batch(&cases, &vec![&key; count], 8, bad);
+            }
+        }
+    }
+}
+
+fn batch(cases: &[Case], keys: &[&KeyContext], seed: u64, bad: u64) {
     let ops = |data: &mut [Vec<u8>], call: fn(&mut [Op<'_>])| -> Vec<bool> {
         let mut ops: Vec<_> = cases
             .iter()

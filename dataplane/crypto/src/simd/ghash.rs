@@ -90,15 +90,15 @@ impl<V: Lanes> Product<V> {
         reduce(self.low.sum(), cross.sum(), self.high.sum())
     }
 
-    /// The same for up to `BLOCKS` sums at once: lane `m` is that of `group[m]`.
+    /// The same for up to `BLOCKS` sums at once: lane `m` is that of `group[m]` and of one half of
+    /// `shared[m / 2]`, the lower one if `m` is even.
     #[inline(always)]
-    pub(super) fn reduced_each(group: [Self; 4]) -> V {
-        let cross = group.map(Self::middle);
-        reduce(
-            V::sum_each(group.map(|product| product.low)),
-            V::sum_each(cross),
-            V::sum_each(group.map(|product| product.high)),
-        )
+    pub(super) fn reduced_each(group: [Self; 4], shared: [Self; 2]) -> V {
+        let low = V::sum_each(group.map(|sum| sum.low), shared.map(|sum| sum.low));
+        let high = V::sum_each(group.map(|sum| sum.high), shared.map(|sum| sum.high));
+        let cross = V::sum_each(group.map(|sum| sum.cross), shared.map(|sum| sum.cross));
+        let sum = Self { low, cross, high };
+        reduce(low, sum.middle(), high)
     }
 }
 

@@ -84,8 +84,11 @@ pub(super) trait Lanes: Copy {
     /// and does not reorder. It would put all rounds of AES first and all multiplications behind them,
     /// where the CPU no longer sees both at once.
     fn pin(self) -> Self;
-    /// Lane `m` is the sum of the lanes of `group[m]`, for the first `BLOCKS` of them.
-    fn sum_each(group: [Self; 4]) -> Self;
+    /// The lower half of the lanes, then those of `high`. There are two lanes at least.
+    fn join_halves(self, high: Self) -> Self;
+    /// Lane `m` is the sum of the lanes of `group[m]` and of half of `shared[m / 2]`, the lower half if
+    /// `m` is even: for the first `BLOCKS` of them.
+    fn sum_each(group: [Self; 4], shared: [Self; 2]) -> Self;
 
     /// The sum of the lanes.
     #[inline(always)]

@@ -8,7 +8,7 @@
 use super::each;
 use super::ghash::Product;
 use super::lanes::{Lanes, Xmm};
-use super::packet::{Packet, ROUNDS_MIN, VECTORS_MAX, Vectors, first_counters, round};
+use super::packet::{Packet, ROUNDS_MIN, VECTORS_MAX, Vectors, first_counters, round, wipe};
 use crate::key::POWERS;
 use crate::op::Op;
 
@@ -302,7 +302,10 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
             unsafe { self.packet.add_alone(&mut self.product, lengths) };
         }
         let tag = self.product.reduced().swap_bytes().xor(self.mask);
-        self.packet.finish::<OPEN>(tag, received);
+        if !self.packet.finish::<OPEN>(tag, received) {
+            // SAFETY: the operation is the caller's.
+            unsafe { wipe(&[self.packet.op]) };
+        }
     }
 
     /// Adds vector `v` of the last `T` to the hash.
@@ -340,7 +343,7 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
 /// # Safety
 /// As for [`long`].
 #[inline(always)]
-unsafe fn counters<V: Lanes>(nonce: V, block: usize, count: usize) -> Vectors<V> {
+pub(super) unsafe fn counters<V: Lanes>(nonce: V, block: usize, count: usize) -> Vectors<V> {
     let mut state = [nonce; VECTORS_MAX];
     // A counter's low byte is at its end, the highest byte of the register's word: as long as it does
     // not overflow within these vectors, adding there is all that is needed.

@@ -10,6 +10,7 @@
 //! - [`ghash`]: multiply and reduce
 //! - [`packet`]: the parts that every kernel is made of
 //! - [`short`]: several packets of the same few blocks in lock step
+//! - [`medium`]: packets of a few vectors, one after the other
 //! - [`long`]: one packet of any length
 //! - [`tiers`]: entry points compiled for each tier, and the sorting of a batch
 //! - [`setup`]: key expansion and powers of H
@@ -22,6 +23,7 @@
 mod ghash;
 mod lanes;
 mod long;
+mod medium;
 mod packet;
 mod setup;
 mod short;
@@ -33,11 +35,11 @@ mod zmm;
 pub(crate) use setup::expand;
 pub(crate) use tiers::{aesni, avx2, avx512};
 
-/// `$body` for each `$i` below `$n`, which is at most 9. Written out, not looped: every vector gets
+/// `$body` for each `$i` below `$n`, which is at most 10. Written out, not looped: every vector gets
 /// its own register before the optimiser has to guess.
 macro_rules! each {
     ($i:ident < $n:expr, $body:block) => {
-        each!(@ $i $n, $body, 0 1 2 3 4 5 6 7 8)
+        each!(@ $i $n, $body, 0 1 2 3 4 5 6 7 8 9)
     };
     (@ $i:ident $n:expr, $body:block, $($value:literal)*) => {
         $( if $value < $n { let $i: usize = $value; $body } )*

@@ -7,7 +7,7 @@ use crate::key::KeyContext;
 use crate::op::{ICV_ROOM, Op};
 
 /// Vectors that one pass of a kernel works on at most.
-pub(super) const VECTORS_MAX: usize = 9;
+pub(super) const VECTORS_MAX: usize = 10;
 
 /// Rounds of every key length, without the first, which adds a key, and the last.
 pub(super) const ROUNDS_MIN: usize = 9;
@@ -32,7 +32,7 @@ static COUNTERS: Counters = {
 #[derive(Clone, Copy)]
 pub(super) struct Packet<'a> {
     pub(super) key: &'a KeyContext,
-    op: *mut Op<'a>,
+    pub(super) op: *mut Op<'a>,
     data: *mut u8,
     pub(super) len: usize,
 }
@@ -51,6 +51,12 @@ impl<'a> Packet<'a> {
             data: op_ref.data,
             len: op_ref.len as usize,
         }
+    }
+
+    /// The same with `key`, which is its own: so that the compiler sees where keys are the same.
+    #[inline(always)]
+    pub(super) fn with_key(self, key: &'a KeyContext) -> Self {
+        Self { key, ..self }
     }
 
     #[inline(always)]
@@ -113,20 +119,20 @@ impl<'a> Packet<'a> {
 
     /// Writes the tag, or compares its first bytes with what was received: all at once, in a time
     /// that does not depend on where they differ.
+    ///
+    /// Whoever opens has to call [`wipe`] later if the answer is false.
     #[inline(always)]
-    pub(super) fn finish<const OPEN: bool>(&self, tag: Xmm, received: Xmm) {
+    pub(super) fn finish<const OPEN: bool>(&self, tag: Xmm, received: Xmm) -> bool {
         if OPEN {
             let difference = tag.xor(received).and(tag.mask(self.key.icv_len()));
             let ok = difference.is_zero();
             self.set_ok(ok);
-            if !ok {
-                // SAFETY: payload and the 16 bytes behind it are the operation's.
-                unsafe { wipe(self.data, self.len + ICV_ROOM) };
-            }
+            ok
         } else {
             // SAFETY: `data` has 16 bytes behind the payload.
             unsafe { tag.store(self.data.wrapping_add(self.len)) };
             self.set_ok(true);
+            true
         }
     }
 
@@ -176,6 +182,17 @@ impl<'a> Packet<'a> {
         unsafe { V::load(at) }
     }
 
+    /// The same for the lower half of a vector; the upper one is zero.
+    ///
+    /// # Safety
+    /// As for [`Packet::powers`].
+    #[inline(always)]
+    pub(super) unsafe fn powers_half<V: Lanes>(&self, power: usize) -> V {
+        let at = self.key.powers_from(power);
+        // SAFETY: behind the last power come more than 48 bytes of the same structure.
+        unsafe { V::load_lanes(at, 0, V::BLOCKS.div_ceil(2)) }
+    }
+
     /// Adds `block` times H, for the block of lengths where no lane is left for it.
     ///
     /// # Safety
@@ -202,9 +219,21 @@ impl<'a> Packet<'a> {
         unsafe { V::broadcast(keys.wrapping_add(self.rounds_before() + round)) }
     }
 
+    /// The same counted from the first round, which is 0. All lengths have their last round at
+    /// [`Packet::rounds_before`] + [`ROUNDS_MIN`].
+    ///
+    /// # Safety
+    /// The CPU must have the tier's instructions, and the key that round.
+    #[inline(always)]
+    pub(super) unsafe fn key_of_round<V: Lanes>(&self, round: usize) -> V {
+        let keys = (&raw const self.key.round_keys).cast::<Block>();
+        // SAFETY: the caller vouches for the round and the CPU.
+        unsafe { V::broadcast(keys.wrapping_add(round)) }
+    }
+
     /// Rounds before the last ten: 0, 2 or 4.
     #[inline(always)]
-    fn rounds_before(&self) -> usize {
+    pub(super) fn rounds_before(&self) -> usize {
         self.key.rounds().wrapping_sub(ROUNDS_MIN + 1)
     }
 
@@ -242,16 +271,22 @@ pub(super) unsafe fn first_counters<V: Lanes>(block: usize) -> V {
     unsafe { V::load(at.cast()) }
 }
 
-/// What was decrypted under a wrong tag is nobody's to see. Not a method: a packet whose address is
-/// taken would have to stand in memory.
+/// Clears the operations whose ICV is wrong: what was decrypted is nobody's to see. Not a part of
+/// [`Packet::finish`]: a call between the rounds would keep all vectors in memory.
 ///
 /// # Safety
-/// `len` bytes at `data` must be writable.
+/// Operations must be valid and used by nobody else.
 #[cold]
 #[inline(never)]
-unsafe fn wipe(data: *mut u8, len: usize) {
-    // SAFETY: the caller vouches for the bytes.
-    unsafe { data.write_bytes(0, len) };
+pub(super) unsafe fn wipe(ops: &[*mut Op<'_>]) {
+    for op in ops {
+        // SAFETY: the caller vouches for it.
+        let op = unsafe { &mut **op };
+        if !op.ok {
+            // SAFETY: payload and the 16 bytes behind it are the operation's.
+            unsafe { op.data.write_bytes(0, op.len as usize + ICV_ROOM) };
+        }
+    }
 }
 
 /// One round for `count` vectors, of the last one only the lower half if `HALF`.

@@ -4,6 +4,7 @@ use core::mem::MaybeUninit;
 
 use super::lanes::Xmm;
 use super::long::long;
+use super::medium::{MEDIUM_VECTORS_MAX, medium};
 use super::short::{SHORT_BLOCKS_MAX, short};
 use super::ymm::Ymm;
 use super::zmm::Zmm;
@@ -12,49 +13,165 @@ use crate::op::Op;
 /// Lengths of AES keys.
 const KEY_LENGTHS: usize = 3;
 
-/// Runs `together` for each `M` operations of the same few blocks and the same key length, and `alone`
-/// for all others. The order is not that of `ops`.
+/// Operations that are sorted at once.
+const SORTED_MAX: usize = 64;
+
+/// Where operations of one class wait for each other.
+type List<'a> = [MaybeUninit<*mut Op<'a>>; SORTED_MAX];
+
+/// Classes of short packets: their blocks and the length of the key. Behind them come those of medium
+/// packets: their vectors.
+const SHORT_CLASSES: usize = (SHORT_BLOCKS_MAX + 1) * KEY_LENGTHS;
+
+/// The class of an operation that goes together with others, `None` if it goes alone. `VECTOR` is
+/// how many blocks a vector has, or 0 if there are no kernels for medium packets.
 #[inline(always)]
-fn sort<'a, const M: usize>(
+fn class<const VECTOR: usize>(op: &Op<'_>) -> Option<usize> {
+    let blocks = (op.len as usize).div_ceil(16);
+    if blocks.wrapping_sub(1) < SHORT_BLOCKS_MAX {
+        // Rounds are 10, 12 or 14.
+        let key_length = (op.key.rounds() / 2).wrapping_sub(5) % 4;
+        return (key_length < KEY_LENGTHS).then_some(blocks * KEY_LENGTHS + key_length);
+    }
+    if VECTOR == 0 || blocks == 0 {
+        return None;
+    }
+    let vectors = blocks / VECTOR + 1;
+    (vectors <= MEDIUM_VECTORS_MAX).then_some(SHORT_CLASSES + vectors)
+}
+
+/// What the operations of a batch have in common.
+enum Batch {
+    /// Blocks and the key.
+    OneKey,
+    /// Blocks and the length of the key.
+    OneClass,
+    Mixed,
+}
+
+#[inline(always)]
+fn kind(ops: &[Op<'_>]) -> Batch {
+    let blocks = |op: &Op<'_>| op.len.div_ceil(16);
+    let one_key = |op: &Op<'_>| blocks(op) == blocks(&ops[0]) && core::ptr::eq(op.key, ops[0].key);
+    if ops.iter().all(one_key) {
+        return Batch::OneKey;
+    }
+    let shape = |op: &Op<'_>| (blocks(op), op.key.rounds());
+    let first = shape(&ops[0]);
+    if ops.iter().all(|op| shape(op) == first) {
+        Batch::OneClass
+    } else {
+        Batch::Mixed
+    }
+}
+
+/// Runs `together` for operations of the same few blocks and the same key length, as many as there are
+/// up to [`SORTED_MAX`], and `alone` for all others. The order is not that of `ops`.
+#[inline(always)]
+fn sort<'a, const VECTOR: usize>(
     ops: &mut [Op<'a>],
-    together: impl Fn(usize, &[*mut Op<'a>; M]),
+    together: impl Fn(usize, &[*mut Op<'a>], bool),
     alone: impl Fn(*mut Op<'a>),
 ) {
-    const CLASSES: usize = (SHORT_BLOCKS_MAX + 1) * KEY_LENGTHS;
-    let mut waiting = [const { [MaybeUninit::uninit(); M] }; CLASSES];
-    let mut counts = [0_u8; CLASSES];
-    for op in ops {
-        let blocks = (op.len as usize).div_ceil(16);
-        let rounds = op.key.rounds();
-        let op: *mut Op<'a> = op;
-        if blocks > SHORT_BLOCKS_MAX || blocks == 0 {
-            alone(op);
+    for ops in ops.chunks_mut(SORTED_MAX) {
+        let kind = kind(ops);
+        if matches!(kind, Batch::Mixed) {
+            sort_mixed::<VECTOR>(ops, &together, &alone);
             continue;
         }
-        // Rounds are 10, 12 or 14.
-        let class = blocks * KEY_LENGTHS + (rounds / 2 - 5).min(KEY_LENGTHS - 1);
-        let (count, waiting) = (&mut counts[class], &mut waiting[class]);
-        waiting[usize::from(*count) % M].write(op);
-        *count += 1;
-        if usize::from(*count) == M {
-            *count = 0;
-            // By reference: a copy would read wider than was just written, and wait for it.
-            let waiting: *const [MaybeUninit<*mut Op<'a>>; M] = waiting;
-            // SAFETY: all `M` are written.
-            together(blocks, unsafe { &*waiting.cast() });
+        let Some(class) = class::<VECTOR>(&ops[0]) else {
+            ops.iter_mut().for_each(|op| alone(op));
+            continue;
+        };
+        let mut list: List<'a> = [const { MaybeUninit::uninit() }; SORTED_MAX];
+        let count = ops.len();
+        for (entry, op) in list.iter_mut().zip(ops) {
+            entry.write(op);
         }
+        // SAFETY: that many are written.
+        let list = unsafe { written(&list[..count]) };
+        together(class, list, matches!(kind, Batch::OneKey));
     }
-    for (count, waiting) in counts.iter().zip(&waiting) {
-        for op in waiting.iter().take(usize::from(*count)) {
-            // SAFETY: the first `count` are written.
-            alone(unsafe { op.assume_init() });
+}
+
+/// # Safety
+/// Every entry must be written.
+#[inline(always)]
+unsafe fn written<'a, 'b>(list: &'b [MaybeUninit<*mut Op<'a>>]) -> &'b [*mut Op<'a>] {
+    let list: *const [MaybeUninit<*mut Op<'a>>] = list;
+    // SAFETY: the layout is the same, and the caller vouches for the entries.
+    unsafe { &*(list as *const [*mut Op<'a>]) }
+}
+
+/// [`sort`] for up to [`SORTED_MAX`] operations of several classes.
+#[inline(always)]
+fn sort_mixed<'a, const VECTOR: usize>(
+    ops: &mut [Op<'a>],
+    together: impl Fn(usize, &[*mut Op<'a>], bool),
+    alone: impl Fn(*mut Op<'a>),
+) {
+    const CLASSES: usize = SHORT_CLASSES + MEDIUM_VECTORS_MAX + 1;
+    let mut lists = [const { [MaybeUninit::uninit(); SORTED_MAX] }; CLASSES];
+    let mut counts = [0_u8; CLASSES];
+    for op in ops {
+        let Some(class) = class::<VECTOR>(op) else {
+            alone(op);
+            continue;
+        };
+        lists[class][usize::from(counts[class])].write(core::ptr::from_mut(op));
+        counts[class] += 1;
+    }
+    for (class, (count, list)) in counts.iter().zip(&lists).enumerate() {
+        if *count > 0 {
+            let list = &list[..usize::from(*count)];
+            // SAFETY: that many are written.
+            together(class, unsafe { written(list) }, false);
         }
     }
 }
 
-/// A tier: its module, its vector, packets that go together, vectors of a chunk, and its features.
+/// `together` for each number of blocks, and whether the keys of a group are known to be one.
+macro_rules! by_blocks {
+    ($shape:expr, $groups:expr, $open:ident; $(($blocks:literal, $one_key:tt))*) => {
+        match $shape {
+            // SAFETY (of all): the caller vouches for it.
+            $(
+                // SAFETY: as above.
+                ($blocks, $one_key) => unsafe {
+                    together::<$blocks, $open, { by_blocks!(@ $one_key) }>($groups)
+                },
+            )*
+            _ => {}
+        }
+    };
+    (@ true) => { true };
+    (@ $other:tt) => { false };
+}
+
+/// `in_turn` for each number of vectors, if there are kernels for medium packets.
+macro_rules! by_vectors {
+    (0, $vectors:expr, $ops:expr, $open:ident) => {
+        let _ = ($vectors, $ops);
+    };
+    ($medium:tt, $vectors:expr, $ops:expr, $open:ident) => {
+        by_vectors!(@ $vectors, $ops, $open; 3 4 5 6 7 8 9)
+    };
+    (@ $count:expr, $ops:expr, $open:ident; $($vectors:literal)*) => {
+        match $count {
+            // SAFETY (of all): the caller vouches for it.
+            $(
+                // SAFETY: as above.
+                $vectors => unsafe { in_turn::<$vectors, $open>($ops) },
+            )*
+            _ => {}
+        }
+    };
+}
+
+/// A tier: its module, its vector, packets that go together, vectors of a chunk, blocks of packets for
+/// which one key is a case of its own, and its features.
 macro_rules! tier {
-    ($name:ident, $lanes:ty, $packets:literal, $chunk:literal, $features:literal) => {
+    ($name:ident, $lanes:ty, $packets:literal, $chunk:literal, $medium:tt, [$($one_key:tt)*], $features:literal) => {
         pub(crate) mod $name {
             use super::*;
 
@@ -64,27 +181,23 @@ macro_rules! tier {
             /// The CPU must have the tier's features; all keys must be of a SIMD tier.
             #[target_feature(enable = $features)]
             pub(crate) unsafe fn run<const OPEN: bool>(ops: &mut [Op<'_>]) {
-                sort::<$packets>(
+                // Operations are out of the slice, each once, and sorted by blocks: that is what the
+                // calls below rely on.
+                sort::<$medium>(
                     ops,
-                    // Operations are out of the slice, each once, and sorted by blocks: that is what
-                    // the calls below rely on.
-                    |blocks, ops| match blocks {
+                    |class, ops, one_key| {
+                        if let Some(vectors) = class.checked_sub(SHORT_CLASSES) {
+                            // SAFETY: as above.
+                            return unsafe { mediums::<OPEN>(vectors, ops) };
+                        }
+                        let blocks = class / KEY_LENGTHS;
+                        let (groups, others) = ops.as_chunks::<$packets>();
                         // SAFETY: as above.
-                        1 => unsafe { together::<1, OPEN>(ops) },
-                        // SAFETY: as above.
-                        2 => unsafe { together::<2, OPEN>(ops) },
-                        // SAFETY: as above.
-                        3 => unsafe { together::<3, OPEN>(ops) },
-                        // SAFETY: as above.
-                        4 => unsafe { together::<4, OPEN>(ops) },
-                        // SAFETY: as above.
-                        5 => unsafe { together::<5, OPEN>(ops) },
-                        // SAFETY: as above.
-                        6 => unsafe { together::<6, OPEN>(ops) },
-                        // SAFETY: as above.
-                        7 => unsafe { together::<7, OPEN>(ops) },
-                        // SAFETY: as above.
-                        _ => unsafe { together::<8, OPEN>(ops) },
+                        unsafe { groups_of::<OPEN>(blocks, groups, one_key) };
+                        for op in others {
+                            // SAFETY: as above.
+                            unsafe { alone::<OPEN>(*op) };
+                        }
                     },
                     // SAFETY: as above.
                     |op| unsafe { alone::<OPEN>(op) },
@@ -92,12 +205,43 @@ macro_rules! tier {
             }
 
             /// # Safety
+            /// As for [`short`], `blocks` for each operation.
+            #[target_feature(enable = $features)]
+            unsafe fn groups_of<const OPEN: bool>(
+                blocks: usize,
+                groups: &[[*mut Op<'_>; $packets]],
+                one_key: bool,
+            ) {
+                by_blocks!((blocks, one_key), groups, OPEN;
+                    $($one_key)* (1, _) (2, _) (3, _) (4, _) (5, _) (6, _) (7, _) (8, _));
+            }
+
+            /// # Safety
             /// As for [`short`].
             #[target_feature(enable = $features)]
             #[inline(never)]
-            unsafe fn together<const N: usize, const OPEN: bool>(ops: &[*mut Op<'_>; $packets]) {
+            unsafe fn together<const N: usize, const OPEN: bool, const ONE_KEY: bool>(
+                groups: &[[*mut Op<'_>; $packets]],
+            ) {
                 // SAFETY: the caller vouches for it.
-                unsafe { short::<$lanes, N, $packets, OPEN>(ops) };
+                unsafe { short::<$lanes, N, $packets, OPEN, ONE_KEY>(groups) };
+            }
+
+            /// # Safety
+            /// As for [`medium`], `vectors` for each operation.
+            #[target_feature(enable = $features)]
+            unsafe fn mediums<const OPEN: bool>(vectors: usize, ops: &[*mut Op<'_>]) {
+                by_vectors!($medium, vectors, ops, OPEN);
+            }
+
+            /// # Safety
+            /// As for [`medium`].
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            #[allow(dead_code, reason = "not every tier has kernels for medium packets")]
+            unsafe fn in_turn<const T: usize, const OPEN: bool>(ops: &[*mut Op<'_>]) {
+                // SAFETY: the caller vouches for it.
+                unsafe { medium::<$lanes, T, OPEN>(ops) };
             }
 
             /// # Safety
@@ -112,12 +256,24 @@ macro_rules! tier {
     };
 }
 
-tier!(aesni, Xmm, 2, 8, "aes,pclmulqdq,ssse3,sse4.1");
-tier!(avx2, Ymm, 3, 6, "avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq");
+tier!(aesni, Xmm, 2, 8, 0, [], "aes,pclmulqdq,ssse3,sse4.1");
+tier!(
+    avx2,
+    Ymm,
+    2,
+    6,
+    0,
+    [],
+    "avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq"
+);
+// Loads of vectors of four blocks are what there are too many of: one key's are a third of them. To
+// narrower vectors it makes no difference, nor to packets of more blocks.
 tier!(
     avx512,
     Zmm,
     4,
     8,
+    4,
+    [(1, true)(2, true)(3, true)(4, true)],
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq"
 );

@@ -154,7 +154,12 @@ impl Lanes for Xmm {
     }
 
     #[inline(always)]
-    fn sum_each(group: [Self; 4]) -> Self {
+    fn join_halves(self, _high: Self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn sum_each(group: [Self; 4], _shared: [Self; 2]) -> Self {
         group[0]
     }
 }

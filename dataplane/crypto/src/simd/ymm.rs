@@ -147,13 +147,18 @@ impl Lanes for Ymm {
     }
 
     #[inline(always)]
-    fn sum_each(group: [Self; 4]) -> Self {
+    fn join_halves(self, high: Self) -> Self {
+        self.with_high(high.low())
+    }
+
+    #[inline(always)]
+    fn sum_each(group: [Self; 4], shared: [Self; 2]) -> Self {
         let [a, b, _, _] = group;
         // SAFETY: a vector exists, so the CPU has its instructions.
         let inner = Self(unsafe { _mm256_permute2x128_si256(a.0, b.0, 0x21) });
         // SAFETY: a vector exists, so the CPU has its instructions.
         let outer = Self(unsafe { _mm256_blend_epi32(a.0, b.0, 0xf0) });
-        inner.xor(outer)
+        inner.xor(outer).xor(shared[0])
     }
 }
 

@@ -114,11 +114,23 @@ impl Lanes for Zmm {
     }
 
     #[inline(always)]
-    fn sum_each(group: [Self; 4]) -> Self {
+    fn join_halves(self, high: Self) -> Self {
+        // SAFETY: a vector exists, so the CPU has its instructions.
+        let high = unsafe { _mm512_castsi512_si256(high.0) };
+        // SAFETY: as above.
+        Self(unsafe { _mm512_inserti64x4::<1>(self.0, high) })
+    }
+
+    #[inline(always)]
+    fn sum_each(group: [Self; 4], shared: [Self; 2]) -> Self {
         let [a, b, c, d] = group;
         // Pairs first: lanes 0 and 1 of `ab` are from a, 2 and 3 from b.
-        let ab = shuffle::<0x44>(a, b).xor(shuffle::<0xee>(a, b));
-        let cd = shuffle::<0x44>(c, d).xor(shuffle::<0xee>(c, d));
+        let ab = shuffle::<0x44>(a, b)
+            .xor(shuffle::<0xee>(a, b))
+            .xor(shared[0]);
+        let cd = shuffle::<0x44>(c, d)
+            .xor(shuffle::<0xee>(c, d))
+            .xor(shared[1]);
         shuffle::<0x88>(ab, cd).xor(shuffle::<0xdd>(ab, cd))
     }
 }
