@@ -25,6 +25,6 @@ if [ "${#missing[@]}" -gt 0 ]; then
     apt-get -o DPkg::Lock::Timeout=300 install -qq -y --no-install-recommends "${missing[@]}" > /dev/null
 fi
 if ! command -v cargo > /dev/null; then
-    echo "make deps: no cargo: install a Rust toolchain (1.88 or later) first, see https://rustup.rs" >&2
+    echo "make deps: no cargo: install a Rust toolchain (1.89 or later) first, see https://rustup.rs" >&2
     exit 1
 fi

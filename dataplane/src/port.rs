@@ -41,6 +41,16 @@ impl fmt::Display for PortIndex {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Mac(pub [u8; 6]);
 
+impl Mac {
+    /// The address as a number of 48 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

@@ -140,8 +140,10 @@ impl Worker {
     /// Works until told to stop. Call on the worker's own thread.
     pub fn run(&mut self, stop: &AtomicBool) {
         let mut unpublished = 0;
+        let mut last = dpdk::tsc();
         while !stop.load(Ordering::Relaxed) {
             let worked = self.turn();
+            last = self.count_time(last, worked);
             unpublished += u32::from(worked);
             // At rest the counters are exact; under load they lag a few turns.
             if unpublished >= PUBLISH_TURNS || (unpublished > 0 && !worked) {
@@ -152,9 +154,22 @@ impl Worker {
                 self.idle.busy();
             } else {
                 self.rest();
+                last = self.count_time(last, false);
             }
         }
         self.publish();
+    }
+
+    /// Books the time since then; returns the time it is now.
+    fn count_time(&mut self, then: u64, worked: bool) -> u64 {
+        let now = dpdk::tsc();
+        let cycles = now.wrapping_sub(then);
+        let counts = &mut self.work.exits.counts;
+        counts.add(Counter::Cycles, cycles);
+        if worked {
+            counts.add(Counter::BusyCycles, cycles);
+        }
+        now
     }
 
     fn rest(&mut self) {

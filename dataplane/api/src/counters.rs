@@ -98,6 +98,8 @@ table! {
     StageCrypto = 29 "stage_crypto_cycles" "TSC cycles in crypto.";
     StageEncap = 30 "stage_encap_cycles" "TSC cycles in adding and removing outer headers.";
     StageTx = 31 "stage_tx_cycles" "TSC cycles in Ethernet headers and transmit bursts.";
+    Cycles = 32 "cycles" "TSC cycles of the worker, asleep or awake.";
+    BusyCycles = 33 "busy_cycles" "TSC cycles of rounds with packets.";
 }
 
 table! {

@@ -193,14 +193,21 @@ pub enum Inner {
     Dummy,
 }
 
-/// Reads trailer and inner packet of `plaintext`, which is what was opened, without the ICV.
-///
-/// The inner packet may be shorter than the payload: the rest is TFC padding (RFC 4303 2.7).
+/// What the trailer of an opened ESP packet says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trailer {
+    /// A packet of this family lies in so many bytes at the start of the plaintext.
+    Packet(Family, usize),
+    /// A dummy packet (RFC 4303 2.6): to be dropped silently.
+    Dummy,
+}
+
+/// Reads the trailer of `plaintext`, which is what was opened, without the ICV.
 ///
 /// # Errors
-/// [`DecapError::Padding`], [`DecapError::NextHeader`], [`DecapError::Inner`]
+/// [`DecapError::Padding`], [`DecapError::NextHeader`]
 #[inline(always)]
-pub fn inner(plaintext: &[u8]) -> Result<Inner, DecapError> {
+pub fn trailer(plaintext: &[u8]) -> Result<Trailer, DecapError> {
     let (body, [pad_len, next_header]) = plaintext
         .split_last_chunk::<TRAILER_BYTES>()
         .ok_or(DecapError::Padding)?;
@@ -208,23 +215,35 @@ pub fn inner(plaintext: &[u8]) -> Result<Inner, DecapError> {
         .len()
         .checked_sub(usize::from(*pad_len))
         .ok_or(DecapError::Padding)?;
-    let (payload, padding) = body
-        .split_at_checked(payload_len)
-        .ok_or(DecapError::Padding)?;
-    if *next_header == protocol::NO_NEXT_HEADER {
-        return Ok(Inner::Dummy);
-    }
-    if !is_padding(padding) {
-        return Err(DecapError::Padding);
-    }
     let family = match *next_header {
         protocol::IPV4 => Family::V4,
         protocol::IPV6 => Family::V6,
+        protocol::NO_NEXT_HEADER => return Ok(Trailer::Dummy),
         other => return Err(DecapError::NextHeader(other)),
     };
-    Head::parse_as(family, payload)
-        .map(Inner::Packet)
-        .map_err(DecapError::Inner)
+    let padding = body.get(payload_len..).ok_or(DecapError::Padding)?;
+    if !is_padding(padding) {
+        return Err(DecapError::Padding);
+    }
+    Ok(Trailer::Packet(family, payload_len))
+}
+
+/// Reads trailer and inner packet of `plaintext`, which is what was opened, without the ICV.
+///
+/// The inner packet may be shorter than the payload: the rest is TFC padding (RFC 4303 2.7).
+///
+/// # Errors
+/// [`DecapError::Padding`], [`DecapError::NextHeader`], [`DecapError::Inner`]
+pub fn inner(plaintext: &[u8]) -> Result<Inner, DecapError> {
+    let Trailer::Packet(family, payload_len) = trailer(plaintext)? else {
+        return Ok(Inner::Dummy);
+    };
+    let payload = plaintext.get(..payload_len).unwrap_or_default();
+    let head = match Head::plain_v4(payload).filter(|_| family == Family::V4) {
+        Some(head) => Ok(head),
+        None => Head::parse_as(family, payload),
+    };
+    head.map(Inner::Packet).map_err(DecapError::Inner)
 }
 
 /// RFC 4303 2.4: 1, 2, 3, .. as far as there is padding.

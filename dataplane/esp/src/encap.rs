@@ -21,8 +21,8 @@ use crate::{
 pub const OUTER_TTL: u8 = 64;
 /// Longest outer header: IPv6 and UDP, in bytes.
 const MAX_HEADER_BYTES: usize = IPV6_HEADER_BYTES + UDP_HEADER_BYTES;
-const ECN_MASK: u8 = 0b11;
-const DF_FLAG: u16 = 0x4000;
+pub(crate) const ECN_MASK: u8 = 0b11;
+pub(crate) const DF_FLAG: u16 = 0x4000;
 
 /// DF of an outer IPv4 header (RFC 4301 8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,15 +121,15 @@ pub struct Sizes {
 /// The prebuilt outer header of one outbound SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    header: [u8; MAX_HEADER_BYTES],
+    pub(crate) header: [u8; MAX_HEADER_BYTES],
     /// One's complement sum of the header's constant 16-bit words, IPv4 only.
-    sum: u32,
-    family: Family,
-    udp: bool,
-    icv_len: u8,
-    df: Df,
-    dscp: Dscp,
-    copy_ecn: bool,
+    pub(crate) sum: u32,
+    pub(crate) family: Family,
+    pub(crate) udp: bool,
+    pub(crate) icv_len: u8,
+    pub(crate) df: Df,
+    pub(crate) dscp: Dscp,
+    pub(crate) copy_ecn: bool,
 }
 
 // One cache line: every outbound packet reads it.
@@ -248,12 +248,10 @@ impl Tunnel {
         let (headers, sealed) = frame
             .split_at_mut_checked(sizes.prepend)
             .ok_or(EncapError::Length)?;
-        match (self.family, self.udp) {
-            (Family::V4, false) => self.headers_v4(headers, inner, spi, sequence, outer_len_field),
-            _ => self.headers(headers, inner, spi, sequence, outer_len_field),
-        }
-        .ok_or(EncapError::Length)?;
-        write_trailer(sealed, inner).ok_or(EncapError::Length)?;
+        self.headers(headers, inner, spi, sequence, outer_len_field)
+            .ok_or(EncapError::Length)?;
+        let written = trailer(inner).and_then(|trailer| put(sealed, inner.len(), trailer));
+        written.ok_or(EncapError::Length)?;
         Ok(Protected {
             data: sizes.prepend..outer_len,
             iv: sequence.to_be_bytes(),
@@ -283,59 +281,6 @@ impl Tunnel {
     fn header_len(&self) -> usize {
         let udp = if self.udp { UDP_HEADER_BYTES } else { 0 };
         ip_header_len(self.family).saturating_add(udp)
-    }
-
-    /// The usual outer header, IPv4 without UDP, and that of ESP: five words.
-    #[inline(always)]
-    fn headers_v4(
-        &self,
-        headers: &mut [u8],
-        inner: &Head,
-        spi: u32,
-        sequence: u64,
-        outer_len: u16,
-    ) -> Option<()> {
-        let headers = headers.first_chunk_mut::<36>()?;
-        let (words, last) = headers.split_first_chunk_mut::<32>()?;
-        let template = self.header.first_chunk::<IPV4_HEADER_BYTES>()?;
-        let [
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            m0,
-            m1,
-            m2,
-            m3,
-            m4,
-            m5,
-            m6,
-            m7,
-            d0,
-            d1,
-            d2,
-            d3,
-        ] = *template;
-        let middle = u64::from_be_bytes([m0, m1, m2, m3, m4, m5, m6, m7]);
-        let destination = u64::from(u32::from_be_bytes([d0, d1, d2, d3]));
-        let (first, sum) = self.variable_v4(inner, spi, sequence, outer_len);
-        let (low, high) = (sequence << 32, sequence >> 32);
-        let all = [
-            first,
-            middle | u64::from(sum) << 32,
-            destination << 32 | u64::from(spi),
-            low | high,
-        ];
-        for (to, from) in words.as_chunks_mut::<8>().0.iter_mut().zip(all) {
-            *to = from.to_be_bytes();
-        }
-        let [.., s0, s1, s2, s3] = sequence.to_be_bytes();
-        last.copy_from_slice(&[s0, s1, s2, s3]);
-        Some(())
     }
 
     /// The first 8 bytes of the IPv4 header, and the checksum of all.
@@ -460,7 +405,7 @@ fn header_v6(local: Ipv6Addr, remote: Ipv6Addr, udp: bool) -> [u8; MAX_HEADER_BY
 }
 
 /// Padding that aligns inner packet, padding and the two bytes behind it (RFC 4303 2.4).
-const fn pad_len(inner_len: usize) -> usize {
+pub(crate) const fn pad_len(inner_len: usize) -> usize {
     inner_len.wrapping_add(TRAILER_BYTES).wrapping_neg() & (ALIGNMENT_BYTES - 1)
 }
 
@@ -471,7 +416,7 @@ const TRAILERS: [u64; ALIGNMENT_BYTES] = [0x00, 0x01_01, 0x02_02_01, 0x03_03_02_
 /// Padding, its length, next header. The ICV behind them has at least 8 bytes, so that 8 can be
 /// written at once.
 #[inline(always)]
-fn write_trailer(sealed: &mut [u8], inner: &Head) -> Option<()> {
+pub(crate) fn trailer(inner: &Head) -> Option<[u8; 8]> {
     let next_header = match inner.family {
         Family::V4 => protocol::IPV4,
         Family::V6 => protocol::IPV6,
@@ -479,7 +424,7 @@ fn write_trailer(sealed: &mut [u8], inner: &Head) -> Option<()> {
     let pad_len = pad_len(inner.len());
     let behind = (pad_len as u64).wrapping_add(1).wrapping_mul(8);
     let trailer = TRAILERS.get(pad_len)? | u64::from(next_header) << (behind & 63);
-    put(sealed, inner.len(), trailer.to_le_bytes())
+    Some(trailer.to_le_bytes())
 }
 
 /// SPI, sequence number, and the IV, which is the whole sequence number (RFC 4303 2, RFC 4106 3.1).
@@ -503,10 +448,15 @@ fn constant_sum(header: &[u8; IPV4_HEADER_BYTES]) -> u32 {
 /// IPv4 identification: counts with the sequence number, so that fragments of packets of one SA do
 /// not mix while the field lasts (RFC 6864 4.3), and starts elsewhere for each SPI.
 fn id_v4(spi: u32, sequence: u64) -> u16 {
-    let [a, b, c, d] = spi.to_be_bytes();
     let [.., y, z] = sequence.to_be_bytes();
-    let start = u16::from_be_bytes([a, b]) ^ u16::from_be_bytes([c, d]);
-    start.wrapping_add(u16::from_be_bytes([y, z]))
+    id_start(spi).wrapping_add(u16::from_be_bytes([y, z]))
+}
+
+/// Where an SA's identifications start.
+#[inline(always)]
+pub(crate) fn id_start(spi: u32) -> u16 {
+    let [a, b, c, d] = spi.to_be_bytes();
+    u16::from_be_bytes([a, b]) ^ u16::from_be_bytes([c, d])
 }
 
 /// 20-bit flow label (RFC 6437, RFC 6438 3), the same for all packets of an SA: a router spreads

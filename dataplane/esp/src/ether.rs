@@ -131,20 +131,32 @@ impl Ethernet {
 
 /// Writes an untagged header to the start of `frame`; none if there is no room.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub fn write(frame: &mut [u8], destination: Mac, source: Mac, ethertype: u16) -> Option<()> {
-    *frame.first_chunk_mut::<HEADER_BYTES>()? = header(destination, source, ethertype);
-    Some(())
+    let header = frame.first_chunk_mut()?;
+    write_words(header, word(destination), word(source), ethertype)
 }
 
-/// An Ethernet header without tags.
-#[inline]
-#[must_use]
-pub const fn header(destination: Mac, source: Mac, ethertype: u16) -> [u8; HEADER_BYTES] {
-    let [a, b, c, d, e, f] = destination;
-    let [g, h, i, j, k, l] = source;
-    let [m, n] = ethertype.to_be_bytes();
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n]
+#[inline(always)]
+const fn word(address: Mac) -> u64 {
+    let [a, b, c, d, e, f] = address;
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+}
+
+/// Writes a header without tags, addresses as numbers of 48 bits.
+#[inline(always)]
+pub fn write_words(
+    header: &mut [u8; HEADER_BYTES],
+    destination: u64,
+    source: u64,
+    ethertype: u16,
+) -> Option<()> {
+    let (first, rest) = header.split_first_chunk_mut::<8>()?;
+    *first = (destination << 16 | source >> 32).to_be_bytes();
+    let [.., s0, s1, s2, s3] = source.to_be_bytes();
+    *rest.first_chunk_mut::<4>()? = [s0, s1, s2, s3];
+    *rest.last_chunk_mut::<2>()? = ethertype.to_be_bytes();
+    Some(())
 }
 
 #[cfg(test)]

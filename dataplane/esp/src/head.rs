@@ -1,4 +1,4 @@
-//! The short form of [`IpPacket`]: what stages behind classification need, in 20 bytes. Addresses stay
+//! The short form of [`IpPacket`]: what stages behind classification need, in 24 bytes. Addresses stay
 //! in the packet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,15 +8,75 @@ use crate::checksum;
 use crate::ip::{Family, Fragment, IPV4_HEADER_BYTES, IpError, IpPacket, Ports};
 use crate::protocol;
 
+/// [`Ports`] in one word, written and read as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedPorts(u64);
+
+impl PackedPorts {
+    const OPAQUE: u64 = 1 << 32;
+    const TYPE_CODE: u64 = 2 << 32;
+    const PAIR: u64 = 3 << 32;
+
+    /// The protocol has none.
+    pub const NONE: Self = Self(0);
+
+    /// Source and destination as they stand in the packet.
+    #[inline(always)]
+    const fn pair(both: u32) -> Self {
+        Self(Self::PAIR | both as u64)
+    }
+
+    /// In one word.
+    #[must_use]
+    pub fn pack(ports: Ports) -> Self {
+        match ports {
+            Ports::None => Self::NONE,
+            Ports::Opaque => Self(Self::OPAQUE),
+            Ports::TypeCode(both) => Self(Self::TYPE_CODE | u64::from(both)),
+            Ports::Pair {
+                source,
+                destination,
+            } => Self::pair(u32::from(source) << 16 | u32::from(destination)),
+        }
+    }
+
+    /// As they were.
+    #[inline(always)]
+    #[must_use]
+    pub fn unpack(self) -> Ports {
+        let [_, _, _, kind, s0, s1, d0, d1] = self.0.to_be_bytes();
+        let (high, low) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
+        match kind {
+            0 => Ports::None,
+            1 => Ports::Opaque,
+            2 => Ports::TypeCode(low),
+            _ => Ports::Pair {
+                source: high,
+                destination: low,
+            },
+        }
+    }
+
+    /// Source port in the high, destination port in the low half, if there are such.
+    #[inline(always)]
+    #[must_use]
+    pub const fn both(self) -> Option<u64> {
+        match self.0.checked_sub(Self::PAIR) {
+            Some(both) => Some(both),
+            None => None,
+        }
+    }
+}
+
 /// What one pass over an IP packet found. Offsets and lengths are in bytes from the IP header's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
+    /// Ports or ICMP type and code.
+    pub ports: PackedPorts,
     /// Length of the packet by its own header; the slice may be longer.
     pub total_len: u16,
     /// Where the next layer's header starts; in a later fragment, its data.
     pub l4_offset: u16,
-    /// Ports or ICMP type and code.
-    pub ports: Ports,
     /// IP version.
     pub family: Family,
     /// Next layer protocol, as in [`IpPacket::protocol`].
@@ -35,8 +95,7 @@ impl Head {
     /// Reads a packet of either family by its version field.
     ///
     /// # Errors
-    /// As [`IpPacket::parse`], which reads whatever is not the plainest IPv4.
-    #[inline]
+    /// As [`IpPacket::parse`].
     pub fn parse(packet: &[u8]) -> Result<Self, IpError> {
         match Self::plain_v4(packet) {
             Some(head) => Ok(head),
@@ -44,17 +103,14 @@ impl Head {
         }
     }
 
-    /// Reads a packet that the layer below says is of `family`.
+    /// Reads any packet that the layer below says is of `family`. For most there is
+    /// [`plain_v4`](Self::plain_v4).
     ///
     /// # Errors
     /// As [`IpPacket::parse_as`].
-    #[inline(always)]
+    #[cold]
+    #[inline(never)]
     pub fn parse_as(family: Family, packet: &[u8]) -> Result<Self, IpError> {
-        if family == Family::V4
-            && let Some(head) = Self::plain_v4(packet)
-        {
-            return Ok(head);
-        }
         Self::of(&IpPacket::parse_as(family, packet)?)
     }
 
@@ -67,7 +123,7 @@ impl Head {
         Ok(Self {
             total_len: short(ip.total_len)?,
             l4_offset: short(ip.l4_offset)?,
-            ports: ip.ports,
+            ports: PackedPorts::pack(ip.ports),
             family: ip.family,
             protocol: ip.protocol,
             tos: ip.tos,
@@ -77,9 +133,11 @@ impl Head {
         })
     }
 
-    /// A whole IPv4 packet without options, with a right checksum; `None` for all else, bad or good.
+    /// A whole IPv4 packet without options, with a right checksum, TCP, UDP, ESP or AH; `None` for all
+    /// else, bad or good.
     #[inline(always)]
-    fn plain_v4(packet: &[u8]) -> Option<Self> {
+    #[must_use]
+    pub fn plain_v4(packet: &[u8]) -> Option<Self> {
         let header = packet.first_chunk::<IPV4_HEADER_BYTES>()?;
         let [version_ihl, tos, l0, l1, _, _, f0, f1, ttl, protocol, ..] = *header;
         let total_len = u16::from_be_bytes([l0, l1]);
@@ -91,13 +149,9 @@ impl Head {
         }
         let ports = match protocol {
             protocol::TCP | protocol::UDP if total_len >= 24 => {
-                let [s0, s1, d0, d1] = array::<4>(packet, IPV4_HEADER_BYTES)?;
-                Ports::Pair {
-                    source: u16::from_be_bytes([s0, s1]),
-                    destination: u16::from_be_bytes([d0, d1]),
-                }
+                PackedPorts::pair(u32::from_be_bytes(array(packet, IPV4_HEADER_BYTES)?))
             }
-            protocol::ESP | protocol::AH => Ports::None,
+            protocol::ESP | protocol::AH => PackedPorts::NONE,
             _ => return None,
         };
         Some(Self {

@@ -238,11 +238,11 @@ fn direction(direction: Direction) -> String {
     }
 }
 
-/// Of all turns of the loop, those that found packets.
+/// Of a worker's time since it started, that with packets.
 fn busy_percent(totals: &Totals) -> u32 {
-    let busy = totals.get(Counter::RxBatches);
-    let all = busy.saturating_add(totals.get(Counter::EmptyPolls)).max(1);
-    u32::try_from(busy.saturating_mul(100) / all).unwrap_or(100)
+    let percent = u128::from(totals.get(Counter::BusyCycles)) * 100;
+    let all = u128::from(totals.get(Counter::Cycles)).max(1);
+    u32::try_from(percent / all).unwrap_or(100)
 }
 
 /// One side of a selector as swanctl writes it: `10.1.0.0/24[udp/7000]`.

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! tags        8 bytes a row: which SA is there; a flood of unknown SPIs touches nothing else
-//! Sa          line 0: what every packet compares; line 1: outer header; line 2: limits, NAT;
-//!             then the expanded key
+//! Sa          line 0: what every packet compares; line 1: outer headers and where they go;
+//!             lines 2, 3: other tunnels, limits, NAT; then the expanded key
 //! state row   (api) sequence number, counters; window words by their slot
 //! ```
 
@@ -18,9 +18,10 @@ use api::window::WindowSlot;
 use arc_swap::ArcSwap;
 use crypto::KeyContext;
 use esp::encap::Tunnel;
+use esp::plain::Plain;
 
 use crate::memory::{Removed, Slots, SlotsWriter};
-use crate::port::{Mac, PortIndex};
+use crate::port::PortIndex;
 use crate::quiescence::{Quiescence, Turn};
 
 /// What a worker needs of an SA. Only the cached hop changes: any update makes a new version.
@@ -48,6 +49,10 @@ pub struct Sa {
     pub marks: Marks,
     /// Which way packets go, and what that direction needs.
     pub way: Way,
+    /// Outbound: where its packets leave, as last looked up.
+    pub hop: HopCache,
+    /// Outbound: the headers around a packet, if they are of the usual kind.
+    pub plain: Option<Plain>,
     /// Outbound: the headers around a packet.
     pub tunnel: Option<Tunnel>,
     /// How far it may be used; looked at if [`Marks::LIMITED`].
@@ -59,9 +64,9 @@ pub struct Sa {
 }
 
 // What each packet touches of an SA: the first line, outbound the second too.
-const _: () = assert!(std::mem::offset_of!(Sa, tunnel) == 64);
-const _: () = assert!(std::mem::offset_of!(Sa, limits) <= 128);
-const _: () = assert!(std::mem::offset_of!(Sa, key) == 192);
+const _: () = assert!(std::mem::offset_of!(Sa, hop) == 64);
+const _: () = assert!(std::mem::offset_of!(Sa, plain) + size_of::<Option<Plain>>() <= 128);
+const _: () = assert!(std::mem::offset_of!(Sa, key) == 256);
 
 /// Properties of an SA, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,8 +113,6 @@ pub enum Way {
     Outbound {
         /// Path MTU of outer packets in bytes; 0 is that of the port.
         mtu_bytes: u16,
-        /// Where its packets leave, as last looked up.
-        hop: HopCache,
     },
 }
 
@@ -127,8 +130,8 @@ impl Sa {
 pub struct Hop {
     /// Egress port.
     pub port: PortIndex,
-    /// Ethernet address of the next hop.
-    pub mac: Mac,
+    /// Ethernet address of the next hop, see [`Mac::word`].
+    pub mac: u64,
     /// Longest inner packet in bytes.
     pub inner_mtu_bytes: u16,
 }
@@ -146,32 +149,29 @@ pub struct HopCache {
 
 impl HopCache {
     /// The answer, if it is of this version; 0 is never a version.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn get(&self, version: u32) -> Option<Hop> {
         // Acquire: pairs with the release in `set`.
-        let place = self.place.load(Ordering::Acquire).to_be_bytes();
-        let [v0, v1, v2, v3, _, port, m0, m1] = place;
-        if u32::from_be_bytes([v0, v1, v2, v3]) != version {
+        let place = self.place.load(Ordering::Acquire);
+        if place >> 32 != u64::from(version) {
             return None;
         }
-        let [_, _, mac @ ..] = self.mac.load(Ordering::Relaxed).to_be_bytes();
+        let [.., port, m0, m1] = place.to_be_bytes();
         Some(Hop {
             port: PortIndex::new(port.into())?,
-            mac: Mac(mac),
+            mac: self.mac.load(Ordering::Relaxed),
             inner_mtu_bytes: u16::from_be_bytes([m0, m1]),
         })
     }
 
     /// Keeps an answer.
     pub fn set(&self, version: u32, hop: Hop) {
-        let [a, b, c, d, e, f] = hop.mac.0;
-        let mac = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
         let place = u64::from(version) << 32
             | (hop.port.index() as u64) << 16
             | u64::from(hop.inner_mtu_bytes);
         self.place.store(0, Ordering::Release);
-        self.mac.store(mac, Ordering::Release);
+        self.mac.store(hop.mac, Ordering::Release);
         self.place.store(place, Ordering::Release);
     }
 }

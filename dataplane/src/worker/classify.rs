@@ -11,7 +11,7 @@ use esp::protocol;
 use super::flight::Lane;
 use crate::links::Class;
 use crate::packet::ETHERNET_BYTES;
-use crate::port::{Mac, PortInfo};
+use crate::port::PortInfo;
 use crate::tables::fib::Locals;
 
 /// UDP port of IKE (RFC 7296 2).
@@ -50,10 +50,11 @@ pub(super) enum FromTwin {
 pub(super) fn wire(
     lane: &mut Lane<'_>,
     port: &PortInfo,
+    own: u64,
     locals: &Locals,
 ) -> Result<Sorted, DropReason> {
     let frame = lane.packet.bytes();
-    if let Some(head) = plain(frame, port.mac) {
+    if let Some(head) = plain(frame, own) {
         lane.head = head;
         return sort_v4(lane, locals);
     }
@@ -63,15 +64,14 @@ pub(super) fn wire(
 /// The usual frame, told by one masked compare: to the port's address, untagged, IPv4 without
 /// options. What is wrong with any other frame is for [`any`] to say.
 #[inline(always)]
-fn plain(frame: &[u8], mac: Mac) -> Option<Head> {
+fn plain(frame: &[u8], own: u64) -> Option<Head> {
     let header = frame.first_chunk::<16>()?;
     let (destination, source, kind) = split(u128::from_be_bytes(*header));
-    let own = u64::from_be_bytes(mac_bytes(mac));
     // From ourselves is a loop, which `any` counts.
     if (destination ^ own) | (kind ^ 0x08_0045) != 0 || source == own {
         return None;
     }
-    Head::parse_as(Family::V4, frame.get(ETHERNET_BYTES..)?).ok()
+    Head::plain_v4(frame.get(ETHERNET_BYTES..)?)
 }
 
 /// Destination and source address, and type with the byte behind it.
@@ -85,12 +85,6 @@ const fn split(header: u128) -> (u64, u64, u64) {
         source as u64,
         ((header >> 8) & 0xff_ffff) as u64,
     )
-}
-
-#[inline]
-const fn mac_bytes(mac: Mac) -> [u8; 8] {
-    let [a, b, c, d, e, f] = mac.0;
-    [0, 0, a, b, c, d, e, f]
 }
 
 /// Sorts any frame.
@@ -229,7 +223,7 @@ fn ip_reason(family: Family, error: IpError) -> DropReason {
 
 /// RFC 4861: solicitations, advertisements and redirects that were sent on this very link.
 fn is_neighbour_discovery(ip: &Head) -> bool {
-    let Ports::TypeCode(type_code) = ip.ports else {
+    let Ports::TypeCode(type_code) = ip.ports.unpack() else {
         return false;
     };
     let [kind, _] = type_code.to_be_bytes();
@@ -280,7 +274,7 @@ fn for_udp(lane: &mut Lane<'_>) -> Result<Sorted, DropReason> {
     let Ports::Pair {
         source,
         destination,
-    } = lane.head.ports
+    } = lane.head.ports.unpack()
     else {
         return Ok(Sorted::Clear);
     };

@@ -8,8 +8,8 @@ use std::ops::{BitOr, BitOrAssign};
 use api::id::{Interface, SaId, Vrf};
 use api::state::SaRow;
 use dpdk::{BATCH_SIZE, Mbuf};
-use esp::head::Head;
-use esp::ip::{Family, Fragment, Ports};
+use esp::head::{Head, PackedPorts};
+use esp::ip::{Family, Fragment};
 use esp::replay::Window;
 
 use super::exits::{Exit, Exits};
@@ -22,11 +22,13 @@ use crate::tables::memo::{Place, Question};
 use crate::tables::sad::Sa;
 
 /// One packet and what the stages found out about it.
+#[repr(align(64))]
 pub(super) struct Lane<'t> {
     pub(super) packet: Packet,
     /// The IP header in front: the outer one until decapsulation, then the inner one.
     pub(super) head: Head,
-    /// Inbound: where ESP stands, in bytes of the outer packet.
+    /// Inbound: where ESP stands, in bytes of the outer packet. Outbound: where the sealed part of the
+    /// frame begins.
     pub(super) esp: (u16, u16),
     /// Inbound: UDP source port of ESP in UDP.
     pub(super) udp_source: Option<u16>,
@@ -62,7 +64,7 @@ pub(super) struct Lane<'t> {
 const NO_HEAD: Head = Head {
     total_len: 0,
     l4_offset: 0,
-    ports: Ports::None,
+    ports: PackedPorts::NONE,
     family: Family::V4,
     protocol: 0,
     tos: 0,

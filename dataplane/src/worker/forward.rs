@@ -42,7 +42,7 @@ pub(super) enum Towards {
 /// The packet as an acquire tells it.
 pub(super) fn five_tuple(lane: &Lane<'_>) -> FiveTuple {
     let (local, remote) = head::addresses(lane.packet.network());
-    let (local_port, remote_port) = match lane.head.ports {
+    let (local_port, remote_port) = match lane.head.ports.unpack() {
         Ports::None | Ports::Opaque => (0, 0),
         Ports::TypeCode(both) => (both, both),
         Ports::Pair {

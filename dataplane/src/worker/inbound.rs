@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use api::counters::{Counter, DropReason};
 use api::id::SaId;
 use api::state::{Flags, SaRow, Update};
-use esp::decap::{self, EspHeader, Inner};
+use esp::decap::{self, EspHeader, Trailer};
 use esp::ether;
-use esp::head;
+use esp::head::{self, Head};
 use esp::ip::Family;
 use esp::replay::{Verdict, Window};
 use esp::{ESP_HEADER_BYTES, IV_BYTES};
 
 use super::classify::esp_reason;
+use super::crypto::Preparation;
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
 use super::forward::Towards;
@@ -23,6 +24,9 @@ use crate::links::Notice;
 use crate::memory::prefetch;
 use crate::packet::{ETHERNET_BYTES, Origin};
 use crate::tables::sad::{Marks, Sa, Way};
+
+/// The bits of explicit congestion notification (RFC 3168 5).
+const ECN_MASK: u8 = 0b11;
 
 /// Asks for what the packet's SPI says will be needed, if it is one of ours.
 #[inline(always)]
@@ -115,10 +119,20 @@ fn fits(view: &View<'_>, lane: &Lane<'_>, sa: &Sa) -> bool {
         && (any || by_port())
 }
 
+/// The last look before crypto.
+pub(super) struct ReplayCheck;
+
+impl<'t> Preparation<'t> for ReplayCheck {
+    #[inline(always)]
+    fn prepare(&mut self, lane: &mut Lane<'t>, _: &mut Exits) -> Result<(), Exit> {
+        check_replay(lane)
+    }
+}
+
 /// Infers the full sequence number, and refuses what the window has seen (RFC 4303 3.4.3) or what
 /// cannot be ESP.
 #[inline(always)]
-pub(super) fn check_replay(lane: &mut Lane<'_>) -> Result<(), Exit> {
+fn check_replay(lane: &mut Lane<'_>) -> Result<(), Exit> {
     let sa = lane.sa.ok_or(DropReason::Internal)?;
     let row = lane.row.ok_or(DropReason::Internal)?;
     let window = lane.window.as_ref().ok_or(DropReason::Internal)?;
@@ -148,6 +162,8 @@ fn fresh(row: SaRow<'_>, verdict: Verdict) -> Result<(), DropReason> {
 struct Run<'t> {
     row: SaRow<'t>,
     number: u32,
+    /// Some limit is to be looked at for each packet.
+    limited: bool,
     update: Update<'t>,
     packets: u64,
     bytes: u64,
@@ -160,6 +176,7 @@ impl<'t> Run<'t> {
         Ok(Self {
             row,
             number: sa.row,
+            limited: limits::apply(sa, row),
             update: row.update(),
             packets: 0,
             bytes: 0,
@@ -224,39 +241,63 @@ fn commit_replay<'t>(
     exits: &mut Exits,
 ) -> Result<(), Exit> {
     let moved = moved(lane, sa, run.row);
-    let inner = plaintext(lane, sa).and_then(|plain| match decap::inner(plain) {
-        Ok(Inner::Packet(inner)) => Ok(inner),
-        Ok(Inner::Dummy) => Err(DropReason::DummyPacket),
-        Err(error) => Err(esp_reason(error)),
-    });
     let window = lane.window.as_ref().ok_or(DropReason::Internal)?;
     fresh(run.row, window.commit(lane.sequence))?;
-    let bytes = inner.as_ref().map_or(0, |inner| inner.len() as u64);
+    // A packet that was received counts, whatever is in it; of a bad one no bytes do.
+    let inner = read_inner(lane, sa);
+    let bytes = if inner.is_ok() {
+        lane.head.len() as u64
+    } else {
+        0
+    };
     let more = (run.packets + 1, run.bytes + bytes);
-    limits::check(sa, run.row, exits, more)?;
-    (run.packets, run.bytes) = more;
-    if let Some((remote, port)) = moved {
-        run.update.mapping(remote, port);
-        exits.counts.add(Counter::MappingChanges, 1);
-        exits.notify(Notice::MappingChanged {
-            sa: sa.id,
-            remote,
-            port,
-        });
+    if run.limited {
+        limits::check(sa, run.row, exits, more)?;
     }
-    lane.head = inner?;
+    (run.packets, run.bytes) = more;
+    if let Some(moved) = moved {
+        tell_moved(sa, run, exits, moved);
+    }
+    inner?;
     exits.counts.add(Counter::Decapsulated, 1);
     exits.counts.add(Counter::DecapsulatedBytes, bytes);
     Ok(())
 }
 
+#[cold]
+fn tell_moved(sa: &Sa, run: &Run<'_>, exits: &mut Exits, (remote, port): (IpAddr, u16)) {
+    run.update.mapping(remote, port);
+    exits.counts.add(Counter::MappingChanges, 1);
+    exits.notify(Notice::MappingChanged {
+        sa: sa.id,
+        remote,
+        port,
+    });
+}
+
+/// Reads trailer and inner header: the lane's head is the inner one from here on.
 #[inline(always)]
-fn plaintext<'a>(lane: &'a Lane<'_>, sa: &Sa) -> Result<&'a [u8], DropReason> {
+fn read_inner(lane: &mut Lane<'_>, sa: &Sa) -> Result<(), DropReason> {
     let start = inner_start(lane);
     let end = usize::from(lane.esp.1).checked_sub(sa.icv_bytes.into());
     let packet = lane.packet.network();
-    end.and_then(|end| packet.get(start..end))
-        .ok_or(DropReason::Internal)
+    let plain = end.and_then(|end| packet.get(start..end));
+    let plain = plain.ok_or(DropReason::Internal)?;
+    let (family, len) = match decap::trailer(plain) {
+        Ok(Trailer::Packet(family, len)) => (family, len),
+        Ok(Trailer::Dummy) => return Err(DropReason::DummyPacket),
+        Err(error) => return Err(esp_reason(error)),
+    };
+    let payload = plain.get(..len).ok_or(DropReason::Internal)?;
+    if family == Family::V4
+        && let Some(head) = Head::plain_v4(payload)
+    {
+        lane.head = head;
+        return Ok(());
+    }
+    let head = Head::parse_as(family, payload);
+    lane.head = head.map_err(|_| DropReason::MalformedInner)?;
+    Ok(())
 }
 
 /// Where the inner packet stands in the outer one.
@@ -291,15 +332,23 @@ fn strip(lane: &mut Lane<'_>, sa: &Sa) -> Result<(), Exit> {
     };
     let len = ETHERNET_BYTES + lane.head.len();
     cut(lane, start, len, ethertype).ok_or(DropReason::Internal)?;
+    // Without congestion outside, and the inner DSCP staying, the inner header stays as it is.
+    if lane.outer_tos & ECN_MASK != 0 || sa.marks.has(Marks::COPY_DSCP) {
+        copy_marks(lane, sa)?;
+    }
+    lane.packet.origin = Origin::Tunnel;
+    lane.packet.vrf = sa.inner_vrf;
+    Ok(())
+}
+
+#[inline(never)]
+fn copy_marks(lane: &mut Lane<'_>, sa: &Sa) -> Result<(), DropReason> {
     let (dscp, ecn) = (
         sa.marks.has(Marks::COPY_DSCP),
         sa.marks.has(Marks::COPY_ECN),
     );
     let (outer_tos, packet) = (lane.outer_tos, lane.packet.network_mut());
-    decap::apply_outer_tos(packet, &mut lane.head, outer_tos, dscp, ecn).map_err(esp_reason)?;
-    lane.packet.origin = Origin::Tunnel;
-    lane.packet.vrf = sa.inner_vrf;
-    Ok(())
+    decap::apply_outer_tos(packet, &mut lane.head, outer_tos, dscp, ecn).map_err(esp_reason)
 }
 
 #[inline(always)]

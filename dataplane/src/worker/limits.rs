@@ -9,6 +9,12 @@ use crate::links::Notice;
 use crate::state;
 use crate::tables::sad::{Marks, Sa};
 
+/// Whether any packet of an SA has to be looked at: it has a limit, or has run into one.
+#[inline(always)]
+pub(super) fn apply(sa: &Sa, row: SaRow<'_>) -> bool {
+    sa.marks.has(Marks::LIMITED) || row.flags().has(Flags::HARD)
+}
+
 /// Refuses a packet that would go past a hard limit, and tells of limits that it reaches. `more`
 /// is what the row does not say yet, this packet included: packets and inner bytes. An SA that
 /// refused one packet refuses all that follow.
@@ -19,9 +25,6 @@ pub(super) fn check(
     exits: &mut Exits,
     more: (u64, u64),
 ) -> Result<(), DropReason> {
-    if !sa.marks.has(Marks::LIMITED) && !row.flags().has(Flags::HARD) {
-        return Ok(());
-    }
     let packets = row.packets().saturating_add(more.0);
     let bytes = row.bytes().saturating_add(more.1);
     let Limits {

@@ -5,19 +5,21 @@ use std::net::IpAddr;
 
 use api::counters::{Counter, DropReason};
 use api::state::SaRow;
-use esp::encap::{EncapError, Tunnel};
+use esp::encap::EncapError;
 use esp::ether;
 use esp::ip::Family;
+use esp::plain::{self, Plain};
 
 use super::answer::{self, Answer, Refusal};
+use super::crypto::Preparation;
 use super::exits::{Exit, Exits};
-use super::flight::{Flight, Lane, Set};
+use super::flight::Lane;
 use super::{View, forward, limits};
 use crate::links::Notice;
 use crate::packet::{ETHERNET_BYTES, Packet};
 use crate::port::{Mac, PortIndex};
 use crate::tables::fib::Target;
-use crate::tables::sad::{Hop, HopCache, Sa, Way};
+use crate::tables::sad::{Hop, Sa, Way};
 use crate::tables::spd::Decision;
 
 /// IKE is told when this part of an SA's sequence numbers is left.
@@ -81,13 +83,11 @@ pub(super) fn take_sa<'t>(
 /// Looks the tunnel's route up, and remembers it once the neighbour is known. Gives the longest
 /// inner packet in bytes.
 #[cold]
-fn find_hop(
-    view: &View<'_>,
-    sa: &Sa,
-    tunnel: &Tunnel,
-    mtu_bytes: u16,
-    cache: &HopCache,
-) -> Result<u16, DropReason> {
+fn find_hop(view: &View<'_>, sa: &Sa) -> Result<u16, DropReason> {
+    let Way::Outbound { mtu_bytes } = sa.way else {
+        return Err(DropReason::Internal);
+    };
+    let tunnel = sa.tunnel.as_ref().ok_or(DropReason::Internal)?;
     let (port, next_hop) = way_out(view, sa)?;
     let port_mtu = view.port(port).map_or(0, |port| port.mtu_bytes);
     let mtu = if mtu_bytes == 0 {
@@ -99,10 +99,10 @@ fn find_hop(
     if let Some(mac) = view.snapshot.neighbours.get(port, next_hop) {
         let hop = Hop {
             port,
-            mac,
+            mac: mac.word(),
             inner_mtu_bytes,
         };
-        cache.set(view.snapshot.hops_version, hop);
+        sa.hop.set(view.snapshot.hops_version, hop);
     }
     Ok(inner_mtu_bytes)
 }
@@ -117,98 +117,145 @@ fn way_out(view: &View<'_>, sa: &Sa) -> Result<(PortIndex, IpAddr), DropReason> 
     }
 }
 
-/// Packets of one SA that follow each other: what they have in common, and their numbers and
-/// counters, which are stored at once.
-struct Run<'t> {
-    sa: &'t Sa,
-    tunnel: &'t Tunnel,
-    row: SaRow<'t>,
-    hop: Option<Hop>,
-    /// Ethernet address of the port they leave by.
-    from: Mac,
-    /// Longest inner packet in bytes.
-    most: u16,
-    /// Last number given out.
+/// All that comes before crypto, packet by packet: size and hop limit, the sequence number, outer
+/// headers. Numbers and counters of packets of one SA that follow each other are stored at once,
+/// before crypto sees one of them.
+pub(super) struct Encapsulation<'v, 't> {
+    view: &'v View<'t>,
+    /// The SA of the last packet, and what is not stored of it yet.
+    sa: Option<&'t Sa>,
+    row: Option<SaRow<'t>>,
+    /// Some limit is to be looked at for each packet.
+    limited: bool,
+    /// Last number given out, the last there is, and from which on IKE is told.
     sequence: u64,
+    last: u64,
+    rekey: u64,
     packets: u64,
     bytes: u64,
+    /// The port that the last packet leaves by, and its Ethernet address.
+    from: (Option<PortIndex>, u64),
 }
 
-impl<'t> Run<'t> {
-    #[inline(always)]
-    fn start(view: &View<'t>, sa: &'t Sa) -> Result<Self, DropReason> {
-        let tunnel = sa.tunnel.as_ref().ok_or(DropReason::Internal)?;
-        let Way::Outbound { mtu_bytes, hop } = &sa.way else {
-            return Err(DropReason::Internal);
-        };
-        let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
-        let known = hop.get(view.snapshot.hops_version);
-        let most = match known {
-            Some(known) => known.inner_mtu_bytes,
-            None => find_hop(view, sa, tunnel, *mtu_bytes, hop)?,
-        };
-        let port = known.and_then(|hop| view.port(hop.port));
-        Ok(Self {
-            sa,
-            tunnel,
-            row,
-            hop: known,
-            from: port.map(|port| port.mac).unwrap_or_default(),
-            most,
-            sequence: row.sequence(),
+impl<'v, 't> Encapsulation<'v, 't> {
+    pub(super) const fn new(view: &'v View<'t>) -> Self {
+        Self {
+            view,
+            sa: None,
+            row: None,
+            limited: false,
+            sequence: 0,
+            last: 0,
+            rekey: 0,
             packets: 0,
             bytes: 0,
-        })
+            from: (None, 0),
+        }
+    }
+
+    /// Goes over to the lane's SA, if it is not the last one's.
+    #[inline(always)]
+    fn turn_to(&mut self, sa: &'t Sa) -> Result<(), DropReason> {
+        if self.sa.is_some_and(|last| std::ptr::eq(last, sa)) {
+            return Ok(());
+        }
+        self.store();
+        let row = self.view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
+        (self.sa, self.row) = (Some(sa), Some(row));
+        self.limited = limits::apply(sa, row);
+        self.sequence = row.sequence();
+        self.last = last_sequence(sa);
+        self.rekey = self.last - self.last / REKEY_FRACTION;
+        (self.packets, self.bytes) = (0, 0);
+        Ok(())
     }
 
     /// Stores the last number where it outlives us. Only after this may crypto use them.
     #[inline(always)]
-    fn finish(self, now_ms: u64) {
-        if self.packets > 0 {
-            let update = self.row.update();
+    fn store(&mut self) {
+        if let Some(row) = self.row.filter(|_| self.packets > 0) {
+            let update = row.update();
             update.sequence(self.sequence);
-            update.traffic(self.packets, self.bytes, now_ms);
+            update.traffic(self.packets, self.bytes, self.view.now_ms);
             update.finish();
         }
+        self.sa = None;
+    }
+
+    /// The Ethernet address of a port.
+    #[inline(always)]
+    fn address_of(&mut self, port: PortIndex) -> u64 {
+        if self.from.0 != Some(port) {
+            let info = self.view.port(port);
+            self.from = (Some(port), info.map_or(0, |info| info.mac.word()));
+        }
+        self.from.1
+    }
+
+    #[inline(always)]
+    fn number(
+        &mut self,
+        lane: &mut Lane<'_>,
+        sa: &Sa,
+        exits: &mut Exits,
+    ) -> Result<(), DropReason> {
+        let row = self.row.ok_or(DropReason::Internal)?;
+        if self.sequence >= self.last {
+            // RFC 4303 3.3.3: never cycle.
+            limits::expire(sa, row, exits, true);
+            return Err(DropReason::SequenceOverflow);
+        }
+        let (packets, bytes) = (self.packets + 1, self.bytes + lane.head.len() as u64);
+        if self.limited {
+            limits::check(sa, row, exits, (packets, bytes))?;
+        }
+        (self.packets, self.bytes) = (packets, bytes);
+        self.sequence += 1;
+        if self.sequence > self.rekey {
+            limits::expire(sa, row, exits, false);
+        }
+        lane.sequence = self.sequence;
+        Ok(())
     }
 }
 
-/// All that comes before crypto, packet by packet: size and hop limit, the sequence number, outer
-/// headers. Numbers are counted against the limits of their SAs and stored before crypto sees one
-/// of them.
-#[inline(always)]
-pub(super) fn encapsulate<'t>(
-    view: &View<'t>,
-    flight: &mut Flight<'t>,
-    set: Set,
-    exits: &mut Exits,
-) -> Set {
-    let mut run: Option<Run<'t>> = None;
-    let passed = flight.stage(set, exits, |lane, exits| {
+impl<'t> Preparation<'t> for Encapsulation<'_, 't> {
+    #[inline(always)]
+    fn prepare(&mut self, lane: &mut Lane<'t>, exits: &mut Exits) -> Result<(), Exit> {
+        let view = self.view;
         let sa = lane.sa.ok_or(DropReason::Internal)?;
-        if run.as_ref().is_none_or(|run| !std::ptr::eq(run.sa, sa)) {
-            if let Some(ended) = run.take() {
-                ended.finish(view.now_ms);
+        self.turn_to(sa)?;
+        let hop = sa.hop.get(view.snapshot.hops_version);
+        let most = match hop {
+            Some(known) => known.inner_mtu_bytes,
+            None => find_hop(view, sa)?,
+        };
+        fit(lane, most)
+            .map_err(|refusal| answer::refuse(view, exits, &mut lane.packet, refusal))?;
+        self.number(lane, sa, exits)?;
+        exits.counts.add(Counter::Encapsulated, 1);
+        let bytes = lane.head.len() as u64;
+        exits.counts.add(Counter::EncapsulatedBytes, bytes);
+        let from = hop.map_or(0, |hop| self.address_of(hop.port));
+        match (&sa.plain, hop) {
+            (Some(plain), Some(hop)) => {
+                let written = write_plain(lane, plain, hop, from);
+                written.ok_or_else(|| DropReason::NoHeadroom.into())
             }
-            run = Some(Run::start(view, sa)?);
+            _ => write_any(lane, sa, hop, from),
         }
-        let run = run.as_mut().ok_or(DropReason::Internal)?;
-        fit(lane, run).map_err(|refusal| answer::refuse(view, exits, &mut lane.packet, refusal))?;
-        number(lane, run, exits)?;
-        write_headers(lane, run, exits)
-    });
-    if let Some(run) = run {
-        run.finish(view.now_ms);
     }
-    exits.counts.add(Counter::Encapsulated, passed.len());
-    passed
+
+    fn end(&mut self) {
+        self.store();
+    }
 }
 
 /// Refuses what does not fit (RFC 4301 8.2) or has no hop left, before it costs a sequence number.
 #[inline(always)]
-fn fit(lane: &mut Lane<'_>, run: &Run<'_>) -> Result<(), Refusal> {
-    if lane.head.total_len > run.most {
-        let mtu = run.most.into();
+fn fit(lane: &mut Lane<'_>, most: u16) -> Result<(), Refusal> {
+    if lane.head.total_len > most {
+        let mtu = most.into();
         let answer = lane.head.df.then_some(Answer::TooBig { mtu });
         return Err(Refusal {
             reason: DropReason::TooBig,
@@ -218,38 +265,40 @@ fn fit(lane: &mut Lane<'_>, run: &Run<'_>) -> Result<(), Refusal> {
     forward::hop(lane)
 }
 
-#[inline(always)]
-fn number(lane: &mut Lane<'_>, run: &mut Run<'_>, exits: &mut Exits) -> Result<(), Exit> {
-    let (sa, row) = (run.sa, run.row);
-    let last = last_sequence(sa);
-    if run.sequence >= last {
-        // RFC 4303 3.3.3: never cycle.
-        limits::expire(sa, row, exits, true);
-        return Err(DropReason::SequenceOverflow.into());
-    }
-    let bytes = run.bytes.saturating_add(lane.head.len() as u64);
-    limits::check(sa, row, exits, (run.packets + 1, bytes))?;
-    run.packets += 1;
-    run.bytes = bytes;
-    run.sequence += 1;
-    if run.sequence > last - last / REKEY_FRACTION {
-        limits::expire(sa, row, exits, false);
-    }
-    lane.sequence = run.sequence;
-    Ok(())
-}
-
 /// RFC 4303 3.3.3 and 2.2.1.
 #[inline(always)]
 fn last_sequence(sa: &Sa) -> u64 {
     if sa.esn() { u64::MAX } else { u32::MAX.into() }
 }
 
-/// Writes outer headers, ESP header and trailer around the packet, and cuts off what Ethernet
-/// padded.
+/// Writes the usual outer packet, IPv4 without UDP, towards a neighbour that is known, and cuts off
+/// what Ethernet padded.
 #[inline(always)]
-fn write_headers(lane: &mut Lane<'_>, run: &Run<'_>, exits: &mut Exits) -> Result<(), Exit> {
-    let (sa, tunnel) = (run.sa, run.tunnel);
+fn write_plain(lane: &mut Lane<'_>, plain: &Plain, hop: Hop, from: u64) -> Option<()> {
+    const FRONT_BYTES: u16 = 50;
+    const _: () = assert!(FRONT_BYTES as usize == ETHERNET_BYTES + plain::HEADERS_BYTES);
+    let sealed_len = plain.sealed_len(lane.head.len());
+    // No longer than the MTU of the way: `fit` has seen to it.
+    let outer_len = u16::try_from(plain::HEADERS_BYTES + sealed_len).ok()?;
+    let frame = lane.packet.frame_mut()?;
+    frame.reframe(
+        plain::HEADERS_BYTES.cast_signed(),
+        usize::from(FRONT_BYTES) + sealed_len,
+    )?;
+    let data = frame.data_mut();
+    let (ethernet, packet) = data.split_first_chunk_mut::<ETHERNET_BYTES>()?;
+    let (headers, sealed) = packet.split_first_chunk_mut()?;
+    ether::write_words(ethernet, hop.mac, from, ether::IPV4)?;
+    plain.write(headers, sealed, &lane.head, lane.sequence, outer_len)?;
+    lane.egress = Some(hop.port);
+    lane.esp.0 = FRONT_BYTES;
+    Some(())
+}
+
+/// Writes any other outer packet, and cuts off what Ethernet padded.
+#[inline(never)]
+fn write_any(lane: &mut Lane<'_>, sa: &Sa, hop: Option<Hop>, from: u64) -> Result<(), Exit> {
+    let tunnel = sa.tunnel.as_ref().ok_or(DropReason::Internal)?;
     let inner_len = lane.head.len();
     let sizes = tunnel.sizes(inner_len);
     let len = ETHERNET_BYTES + sizes.prepend + inner_len + sizes.append;
@@ -262,13 +311,12 @@ fn write_headers(lane: &mut Lane<'_>, run: &Run<'_>, exits: &mut Exits) -> Resul
         .ok_or(DropReason::NoHeadroom)?;
     let written = tunnel.write(outer, &lane.head, sa.spi, lane.sequence, sa.esn());
     written.map_err(encap_reason)?;
-    if let Some(hop) = run.hop {
-        *ethernet = ether::header(hop.mac.0, run.from.0, ethertype(tunnel.family()));
+    lane.esp.0 = u16::try_from(ETHERNET_BYTES + sizes.prepend).unwrap_or(u16::MAX);
+    if let Some(hop) = hop {
+        ether::write_words(ethernet, hop.mac, from, ethertype(tunnel.family()))
+            .ok_or(DropReason::Internal)?;
         lane.egress = Some(hop.port);
     }
-    exits
-        .counts
-        .add(Counter::EncapsulatedBytes, inner_len as u64);
     Ok(())
 }
 

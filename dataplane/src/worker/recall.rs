@@ -4,7 +4,7 @@
 use api::counters::{Counter, DropReason};
 use api::id::Vrf;
 use esp::head;
-use esp::ip::{Family, Ports};
+use esp::ip::Family;
 
 use super::View;
 use super::exits::{Exit, Exits};
@@ -45,11 +45,7 @@ impl Recall {
     /// whose answer is remembered: IPv4 with ports, from an inside port.
     #[inline(always)]
     pub(super) fn ask_tunnel(&self, view: &View<'_>, lane: &mut Lane<'_>) -> bool {
-        let Ports::Pair {
-            source,
-            destination,
-        } = lane.head.ports
-        else {
+        let Some(ports) = lane.head.ports.both() else {
             return false;
         };
         let inside = view
@@ -59,12 +55,12 @@ impl Recall {
             return false;
         }
         let (from, to) = head::addresses_v4(lane.packet.network());
-        let ports = u64::from(source) << 16 | u64::from(destination);
-        let rest = u64::from(lane.head.protocol) << 24 | (lane.port().index() as u64) << 16;
-        lane.question = Question(
-            u64::from(from) << 32 | u64::from(to),
-            ports << 32 | rest | u64::from(lane.packet.vrf.0),
-        );
+        // The protocol stays in the lowest byte: moved up, it would be loaded as a word, which has to
+        // wait for the bytes of the head to arrive.
+        let rest = u64::from(lane.packet.vrf.0) << 16
+            | (lane.port().index() as u64) << 8
+            | u64::from(lane.head.protocol);
+        lane.question = Question(u64::from(from) << 32 | u64::from(to), ports << 32 | rest);
         lane.place = self.flows.place(lane.question);
         true
     }

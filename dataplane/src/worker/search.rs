@@ -119,7 +119,7 @@ fn flow<A>(
     interface: Interface,
     towards: Towards,
 ) -> FlowOf<A> {
-    let ports = match lane.head.ports {
+    let ports = match lane.head.ports.unpack() {
         Shown::None | Shown::Opaque => None,
         Shown::TypeCode(both) => Some((both, both)),
         Shown::Pair {

@@ -5,16 +5,17 @@ use api::id::SaId;
 use dpdk::{Batch, RxQueue};
 
 use super::classify::{self, FromTwin, Sorted};
+use super::crypto::{self, Verdicts};
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
 use super::forward::{self, Onward};
 use super::recall::Recall;
 use super::search::Search;
 use super::stage_clock::StageClock;
-use super::{View, answer, crypto, inbound, outbound};
+use super::{View, answer, inbound, outbound};
 use crate::links::{HandedOver, Held, Injected};
 use crate::packet::{Origin, Packet};
-use crate::port::PortIndex;
+use crate::port::{PortIndex, PortInfo};
 
 /// Frames that one turn takes from each channel.
 const CHANNEL_BURST: usize = dpdk::BATCH_SIZE;
@@ -59,8 +60,7 @@ impl Work {
         self.classify(view, flight);
 
         let esp = self.look_up_sas(view, flight, flight.esp);
-        let esp = self.check_replay(flight, esp);
-        let opened = self.open(view, flight, esp);
+        let opened = self.check_replay_and_open(view, flight, esp);
         let inner = self.decapsulate(view, flight, opened);
         let inner = self.deliver(view, flight, inner);
 
@@ -72,8 +72,7 @@ impl Work {
 
         let outbound = self.choose_sas(view, flight, outbound);
         let outbound = self.take_sas(view, flight, outbound);
-        let outbound = self.encapsulate(view, flight, outbound);
-        let sealed = self.seal(flight, outbound);
+        let sealed = self.encapsulate_and_seal(view, flight, outbound);
         self.depart(view, flight, sealed);
         self.transmit();
     }
@@ -121,7 +120,7 @@ impl Work {
             if let Some(ahead) = batch.get(at + PREFETCH_FRAMES) {
                 ahead.prefetch();
             }
-            frame.prefetch_data(ROOM_LINES, HEADER_LINES);
+            frame.prefetch_data(0, HEADER_LINES);
             bytes += frame.len() as u64;
         }
         for frame in batch.drain() {
@@ -210,8 +209,9 @@ impl Work {
             flows,
             clear,
         } = flight;
+        let mut own = OwnMac::default();
         for (number, lane) in lanes.iter_mut().enumerate() {
-            match sort(view, lane) {
+            match sort(view, lane, &mut own) {
                 Ok(Sorted::Esp) => {
                     inbound::announce(view, lane);
                     esp.insert(number);
@@ -234,21 +234,23 @@ impl Work {
         self.done(Counter::StageLookup, passed)
     }
 
-    fn check_replay(&mut self, flight: &mut Flight<'_>, set: Set) -> Set {
-        let passed = flight.stage(set, &mut self.exits, |lane, _| inbound::check_replay(lane));
-        self.done(Counter::StageReplay, passed)
-    }
-
-    fn open<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+    /// Replay windows are looked at packet by packet, then crypto has all of them.
+    fn check_replay_and_open<'t>(
+        &mut self,
+        view: &View<'t>,
+        flight: &mut Flight<'t>,
+        set: Set,
+    ) -> Set {
         if set.is_empty() {
             return set;
         }
         self.exits.counts.add(Counter::CryptoBatches, 1);
-        let opened = crypto::open(flight, set);
-        flight.stage(set.without(opened), &mut self.exits, |lane, _| {
+        let Verdicts { asked, good } =
+            crypto::open(flight, set, &mut self.exits, inbound::ReplayCheck);
+        flight.stage(asked.without(good), &mut self.exits, |lane, _| {
             Err(inbound::forged(view, lane))
         });
-        self.done(Counter::StageCrypto, opened)
+        self.done(Counter::StageCrypto, good)
     }
 
     /// Moves replay windows, strips outer headers, checks selectors.
@@ -331,6 +333,9 @@ impl Work {
         let mut last = SaId(0);
         let passed = flight.stage(set, &mut self.exits, |lane, exits| {
             outbound::choose_sa(view, lane, exits)?;
+            if let Some(frame) = lane.packet.frame() {
+                frame.prefetch_data(ROOM_LINES, 0);
+            }
             if lane.sa_id != last {
                 view.announce(lane.sa_id);
                 last = lane.sa_id;
@@ -348,22 +353,23 @@ impl Work {
         self.done(Counter::StageLookup, passed)
     }
 
-    /// Size, sequence numbers, outer headers: all that comes before crypto.
-    fn encapsulate<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let passed = outbound::encapsulate(view, flight, set, &mut self.exits);
-        self.done(Counter::StageEncap, passed)
-    }
-
-    fn seal(&mut self, flight: &mut Flight<'_>, set: Set) -> Set {
+    /// Size, sequence numbers and outer headers packet by packet, then crypto has all of them.
+    fn encapsulate_and_seal<'t>(
+        &mut self,
+        view: &View<'t>,
+        flight: &mut Flight<'t>,
+        set: Set,
+    ) -> Set {
         if set.is_empty() {
             return set;
         }
         self.exits.counts.add(Counter::CryptoBatches, 1);
-        let sealed = crypto::seal(flight, set);
-        flight.stage(set.without(sealed), &mut self.exits, |_, _| {
+        let preparation = outbound::Encapsulation::new(view);
+        let Verdicts { asked, good } = crypto::seal(flight, set, &mut self.exits, preparation);
+        flight.stage(asked.without(good), &mut self.exits, |_, _| {
             Err(DropReason::CryptoFailed.into())
         });
-        self.done(Counter::StageCrypto, sealed)
+        self.done(Counter::StageCrypto, good)
     }
 
     fn depart<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) {
@@ -392,16 +398,34 @@ impl Work {
     }
 }
 
+/// The Ethernet address of the last packet's port: of a burst it is always the same.
+#[derive(Default)]
+struct OwnMac {
+    port: Option<PortIndex>,
+    mac: u64,
+}
+
+impl OwnMac {
+    #[inline(always)]
+    fn of(&mut self, port: &PortInfo) -> u64 {
+        if self.port != Some(port.index) {
+            self.port = Some(port.index);
+            self.mac = port.mac.word();
+        }
+        self.mac
+    }
+}
+
 /// Sorts one packet by where it came from.
-#[inline]
-fn sort(view: &View<'_>, lane: &mut Lane<'_>) -> Result<Sorted, Exit> {
+#[inline(always)]
+fn sort(view: &View<'_>, lane: &mut Lane<'_>, own: &mut OwnMac) -> Result<Sorted, Exit> {
     let locals = &view.snapshot.locals;
     let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
     if lane.packet.frame().is_none_or(|frame| !frame.is_linear()) {
         return Err(DropReason::ChainedMbuf.into());
     }
     let sorted = match lane.packet.origin {
-        Origin::Wire => classify::wire(lane, port, locals)?,
+        Origin::Wire => classify::wire(lane, port, own.of(port), locals)?,
         Origin::Twin => match classify::twin(lane, locals)? {
             FromTwin::Implicit => return Err(Exit::Transmit(lane.port())),
             FromTwin::Clear => Sorted::Clear,

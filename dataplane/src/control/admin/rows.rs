@@ -76,7 +76,7 @@ pub struct WorkerRow {
     pub core: u32,
     pub rx_packets: u64,
     pub tx_packets: u64,
-    /// Share of its time with packets, in percent.
+    /// Share of its time since it started in which it had packets, in percent.
     pub busy_percent: u32,
 }
 

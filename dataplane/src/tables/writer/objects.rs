@@ -8,6 +8,7 @@ use api::state::Flags;
 use api::window::WindowSlot;
 use crypto::KeyContext;
 use esp::encap::{Df, Dscp, Tunnel, TunnelConfig};
+use esp::plain::Plain;
 
 use super::{ChildEntry, Outcome, PathEntry, SaEntry, TablesWriter, invalid};
 use crate::tables::child::{self, PathSlot};
@@ -310,7 +311,6 @@ fn describe(
         let config = tunnel_config(&path, record);
         let way = Way::Outbound {
             mtu_bytes: path.mtu_bytes,
-            hop: HopCache::default(),
         };
         (way, Some(Tunnel::new(&config).ok()?))
     } else {
@@ -332,6 +332,10 @@ fn describe(
         icv_bytes: ICV_BYTES,
         marks,
         way,
+        hop: HopCache::default(),
+        plain: tunnel
+            .as_ref()
+            .and_then(|tunnel| Plain::new(tunnel, info.spi)),
         tunnel,
         limits: info.limits,
         peer: (path.remote, path.remote_port),
