@@ -1,6 +1,7 @@
 //! A worker: one thread, one core, its own queues, run to completion.
 
 mod answer;
+mod busy;
 mod classify;
 mod crypto;
 mod exits;
@@ -29,6 +30,7 @@ use crate::port::{PortIndex, PortInfo};
 use crate::quiescence::Turn;
 use crate::state::{self, State};
 use crate::tables::{Snapshot, Tables};
+use busy::BusyShare;
 use exits::Exits;
 use recall::Recall;
 use stage_clock::StageClock;
@@ -139,11 +141,16 @@ impl Worker {
 
     /// Works until told to stop. Call on the worker's own thread.
     pub fn run(&mut self, stop: &AtomicBool) {
+        self.run_by(stop, dpdk::tsc);
+    }
+
+    /// Works by any clock: a test has one that it sets.
+    fn run_by(&mut self, stop: &AtomicBool, mut clock: impl FnMut() -> u64) {
         let mut unpublished = 0;
-        let mut last = dpdk::tsc();
+        let mut share = BusyShare::new(clock());
         while !stop.load(Ordering::Relaxed) {
             let worked = self.turn();
-            last = self.count_time(last, worked);
+            share.lap(clock(), worked, &mut self.work.exits.counts);
             unpublished += u32::from(worked);
             // At rest the counters are exact; under load they lag a few turns.
             if unpublished >= PUBLISH_TURNS || (unpublished > 0 && !worked) {
@@ -154,22 +161,10 @@ impl Worker {
                 self.idle.busy();
             } else {
                 self.rest();
-                last = self.count_time(last, false);
+                share.lap(clock(), false, &mut self.work.exits.counts);
             }
         }
         self.publish();
-    }
-
-    /// Books the time since then; returns the time it is now.
-    fn count_time(&mut self, then: u64, worked: bool) -> u64 {
-        let now = dpdk::tsc();
-        let cycles = now.wrapping_sub(then);
-        let counts = &mut self.work.exits.counts;
-        counts.add(Counter::Cycles, cycles);
-        if worked {
-            counts.add(Counter::BusyCycles, cycles);
-        }
-        now
     }
 
     fn rest(&mut self) {

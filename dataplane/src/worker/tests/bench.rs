@@ -6,7 +6,7 @@
 //! Host nets are 10.SITE.0.0/16 and fd00:SITE::/32, where A is site 1 and B is site 2.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use api::config::ExceptionLimits;
@@ -378,14 +378,27 @@ impl Gateway {
 
     /// One turn with a frame from Linux.
     pub(super) fn inject(&mut self, on: usize, frame: &[u8]) {
-        let frame = pool().alloc_copy(frame).unwrap();
         self.control_counts.add(Counter::Injected, 1);
-        let injected = Injected::FromTwin {
-            frame,
-            port: port(on),
-        };
-        self.control.workers[0].try_send(injected).ok().unwrap();
+        send_from_linux(&self.control, on, frame);
         assert!(self.worker.turn());
+        self.settle();
+    }
+
+    /// Runs the worker's loop by a clock with these readings, until the last. Behind a reading with
+    /// a frame, the frame comes from Linux.
+    pub(super) fn run_by_clock(&mut self, readings: &[(u64, Option<&[u8]>)]) {
+        let stop = AtomicBool::new(false);
+        let mut left = readings.iter();
+        let clock = || {
+            let (now, frame) = left.next().expect("the clock is read too often");
+            if let Some(frame) = frame {
+                self.control_counts.add(Counter::Injected, 1);
+                send_from_linux(&self.control, INSIDE, frame);
+            }
+            stop.store(left.len() == 0, Ordering::Relaxed);
+            *now
+        };
+        self.worker.run_by(&stop, clock);
         self.settle();
     }
 
@@ -484,6 +497,15 @@ impl Gateway {
     pub(super) fn frame_to(&self, on: usize, packet: &[u8]) -> Vec<u8> {
         frame(mac(self.site, on), HOST_MAC, packet)
     }
+}
+
+/// Hands the first worker a frame from the twin of a port.
+fn send_from_linux(control: &ControlLinks, on: usize, frame: &[u8]) {
+    let injected = Injected::FromTwin {
+        frame: pool().alloc_copy(frame).unwrap(),
+        port: port(on),
+    };
+    control.workers[0].try_send(injected).ok().unwrap();
 }
 
 impl Drop for Gateway {

@@ -1,6 +1,7 @@
 //! Packets through the real pipeline: frames in by one port, frames out by another.
 
 mod bench;
+mod busy;
 mod forward;
 mod inbound;
 mod outbound;
