@@ -53,45 +53,11 @@ fn policy_child(policy: &Policy) -> Option<Field> {
 
 #[cfg(test)]
 mod tests {
-    use api::id::{Interface, PolicyId, STATIC_SHARD, Vrf};
-    use api::record::{Direction, Limits, Path, Table};
-    use api::selector::{ANY_PORTS, AddrRange, Selector};
+    use api::id::{PolicyId, STATIC_SHARD};
+    use api::record::{Limits, Table};
 
     use super::*;
-
-    fn path(id: PathId) -> Path {
-        Path {
-            id,
-            vrf: Vrf(0),
-            interface: Interface(0),
-            local: [192, 0, 2, 1].into(),
-            remote: [192, 0, 2, 2].into(),
-            local_port: 0,
-            remote_port: 0,
-            udp_encapsulation: false,
-            mtu_bytes: 0,
-            dscp: None,
-        }
-    }
-
-    fn policy(id: PolicyId, action: Action) -> Policy {
-        let any = AddrRange::all([0; 4].into());
-        Policy {
-            id,
-            direction: Direction::Outbound,
-            action,
-            priority: 0,
-            vrf: Vrf(0),
-            interface: Interface(0),
-            selector: Selector {
-                local: any,
-                remote: any,
-                protocol: 0,
-                local_ports: ANY_PORTS,
-                remote_ports: ANY_PORTS,
-            },
-        }
-    }
+    use crate::tables::samples::{path, policy};
 
     #[test]
     fn what_the_configuration_made_is_not_ikes_to_change() {

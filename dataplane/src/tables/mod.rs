@@ -12,6 +12,8 @@ pub mod memo;
 #[cfg(test)]
 mod random;
 pub mod sad;
+#[cfg(test)]
+pub(crate) mod samples;
 pub mod spd;
 pub mod writer;
 

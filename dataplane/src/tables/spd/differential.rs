@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::id::{ChildId, Interface, PathId, PolicyId, Vrf};
-use api::record::{self, CopyDscp, Mode};
 use api::selector::{ANY_PORTS, AddrRange, OPAQUE_PORTS, Selector};
 
 use super::*;
@@ -13,34 +12,14 @@ use crate::tables::address::Address;
 use crate::tables::child::PathSlot;
 use crate::tables::flow_cache::FlowCache;
 use crate::tables::random::Random;
+use crate::tables::samples;
 
 const SLOTS: u32 = 12;
 
 fn child(number: u32) -> Arc<Child> {
-    let path = record::Path {
-        id: PathId(1),
-        vrf: Vrf(0),
-        interface: Interface(0),
-        local: [192, 0, 2, 1].into(),
-        remote: [192, 0, 2, 2].into(),
-        local_port: 0,
-        remote_port: 0,
-        udp_encapsulation: false,
-        mtu_bytes: 0,
-        dscp: None,
-    };
-    let record = record::Child {
-        id: ChildId(100 + number),
-        path: PathId(1),
-        cookie: 0,
-        vrf: Vrf(0),
-        interface: Interface(0),
-        mode: Mode::Tunnel,
-        copy_df: true,
-        copy_ecn: true,
-        copy_dscp: CopyDscp::Out,
-    };
-    Arc::new(Child::new(record, Arc::new(PathSlot::new(path)), number))
+    let path = Arc::new(PathSlot::new(samples::path(PathId(1))));
+    let record = samples::child(ChildId(100 + number));
+    Arc::new(Child::new(record, path, number))
 }
 
 /// An address of a small world, so that policies overlap and flows hit them.

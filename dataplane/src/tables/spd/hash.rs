@@ -340,25 +340,18 @@ impl<A: Address> Entry<A> {
 #[cfg(test)]
 mod tests {
     use api::id::PolicyId;
-    use api::selector::{AddrRange, Selector};
 
     use super::super::Decision;
     use super::*;
+    use crate::tables::samples;
 
     fn rule() -> Rule {
-        let any = AddrRange::all([0; 4].into());
         Rule {
             id: PolicyId(1),
             priority: 1,
             vrf: Vrf(0),
             interface: Interface(0),
-            selector: Selector {
-                local: any,
-                remote: any,
-                protocol: 0,
-                local_ports: ANY_PORTS,
-                remote_ports: ANY_PORTS,
-            },
+            selector: samples::all_of_v4(),
             decision: Decision::Bypass,
         }
     }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use api::id::{ChildId, Geometry, Interface, PathId, PolicyId, SaId, Vrf};
 use api::record::{
-    Action, Algorithm, Child, Command, CopyDscp, Direction, Field, Limits, Mode, Path, Policy, Row,
-    Sa, SaKey, Status, Table,
+    Action, Algorithm, Child, Command, Direction, Field, Limits, Path, Policy, Row, Sa, SaKey,
+    Status, Table,
 };
 use api::region::StateSizes;
-use api::selector::{ANY_PORTS, AddrRange, Selector};
+use api::selector::AddrRange;
 use api::side::DataplaneSide;
 use api::state::{Elders, Flags, StateView};
 use esp::replay::Verdict;
@@ -19,6 +19,7 @@ use esp::replay::Verdict;
 use super::TablesWriter;
 use crate::state::State;
 use crate::tables::sad::Way;
+use crate::tables::samples;
 use crate::tables::spd::{self, Flow, FlowV4};
 
 fn writer() -> (TablesWriter, DataplaneSide) {
@@ -42,32 +43,11 @@ fn with_sa() -> (TablesWriter, DataplaneSide) {
 }
 
 fn path() -> Path {
-    Path {
-        id: PathId(1),
-        vrf: Vrf(0),
-        interface: Interface(0),
-        local: [192, 0, 2, 1].into(),
-        remote: [192, 0, 2, 2].into(),
-        local_port: 0,
-        remote_port: 0,
-        udp_encapsulation: false,
-        mtu_bytes: 0,
-        dscp: None,
-    }
+    samples::path(PathId(1))
 }
 
 fn child() -> Child {
-    Child {
-        id: ChildId(1),
-        path: PathId(1),
-        cookie: 7,
-        vrf: Vrf(0),
-        interface: Interface(0),
-        mode: Mode::Tunnel,
-        copy_df: true,
-        copy_ecn: true,
-        copy_dscp: CopyDscp::Out,
-    }
+    samples::child(ChildId(1))
 }
 
 fn id(index: u16) -> SaId {
@@ -91,22 +71,7 @@ fn sa() -> Sa {
 }
 
 fn policy(number: u32, action: Action) -> Policy {
-    let any = AddrRange::all([0; 4].into());
-    Policy {
-        id: PolicyId(number),
-        direction: Direction::Outbound,
-        action,
-        priority: number,
-        vrf: Vrf(0),
-        interface: Interface(0),
-        selector: Selector {
-            local: any,
-            remote: any,
-            protocol: 0,
-            local_ports: ANY_PORTS,
-            remote_ports: ANY_PORTS,
-        },
-    }
+    samples::policy(PolicyId(number), action)
 }
 
 /// Where the SA's replay window lies.
