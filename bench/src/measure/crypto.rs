@@ -97,7 +97,7 @@ impl Ours {
         let mut ops = Vec::with_capacity(BATCH);
         let mut good = true;
         for (n, (data, key)) in packets.iter().zip(self.1.iter().cycle()).enumerate() {
-            let Ok(op) = Op::new(key, iv(n), Aad::sequence(SPI, sequence(n)), data) else {
+            let Ok(op) = Op::new(key, iv(n), aad(n), data) else {
                 return false;
             };
             ops.push(op);
@@ -125,6 +125,22 @@ impl Backend for Ours {
     }
 }
 
+/// Calls for each packet with its number and key.
+fn each<K>(packets: &mut Packets, keys: &[K], call: impl Fn(usize, &K, &mut [u8]) -> bool) -> bool {
+    let keys = keys.iter().cycle();
+    let mut numbered = packets.iter().zip(keys).enumerate();
+    numbered.all(|(n, (data, key))| call(n, key, data))
+}
+
+fn aad(index: usize) -> Aad {
+    Aad::sequence(SPI, sequence(index))
+}
+
+/// Payload and ICV.
+fn split(data: &mut [u8]) -> (&mut [u8], &mut [u8]) {
+    data.split_at_mut(data.len() - ICV_BYTES)
+}
+
 /// The crate `aes-gcm`, one call a packet.
 struct RustCrypto<T>(Vec<T>);
 
@@ -134,36 +150,24 @@ impl<T: AeadInOut + AeadCore<NonceSize = U12, TagSize = U16>> Backend for RustCr
     }
 
     fn seal(&self, packets: &mut Packets) -> bool {
-        packets
-            .iter()
-            .zip(self.0.iter().cycle())
-            .enumerate()
-            .all(|(n, (data, key))| {
-                let aad = Aad::sequence(SPI, sequence(n));
-                let at = data.len() - ICV_BYTES;
-                let (plain, icv) = data.split_at_mut(at);
-                let sealed =
-                    key.encrypt_inout_detached(&nonce(n).into(), &aad.to_bytes(), plain.into());
-                sealed.map(|tag| icv.copy_from_slice(&tag)).is_ok()
-            })
+        each(packets, &self.0, |n, key, data| {
+            let (plain, icv) = split(data);
+            let (nonce, aad) = (nonce(n).into(), aad(n));
+            let sealed = key.encrypt_inout_detached(&nonce, &aad.to_bytes(), plain.into());
+            sealed.map(|tag| icv.copy_from_slice(&tag)).is_ok()
+        })
     }
 
     fn open(&self, packets: &mut Packets) -> bool {
-        packets
-            .iter()
-            .zip(self.0.iter().cycle())
-            .enumerate()
-            .all(|(n, (data, key))| {
-                let aad = Aad::sequence(SPI, sequence(n));
-                let at = data.len() - ICV_BYTES;
-                let (sealed, icv) = data.split_at_mut(at);
-                let Ok(tag) = <[u8; ICV_BYTES]>::try_from(&*icv) else {
-                    return false;
-                };
-                let (nonce, aad) = (nonce(n).into(), aad.to_bytes());
-                key.decrypt_inout_detached(&nonce, &aad, sealed.into(), &tag.into())
-                    .is_ok()
-            })
+        each(packets, &self.0, |n, key, data| {
+            let (sealed, icv) = split(data);
+            let Ok(tag) = <[u8; ICV_BYTES]>::try_from(&*icv) else {
+                return false;
+            };
+            let (nonce, aad) = (nonce(n).into(), aad(n));
+            key.decrypt_inout_detached(&nonce, &aad.to_bytes(), sealed.into(), &tag.into())
+                .is_ok()
+        })
     }
 }
 
@@ -190,32 +194,22 @@ impl Backend for Ring {
     }
 
     fn seal(&self, packets: &mut Packets) -> bool {
-        packets
-            .iter()
-            .zip(self.0.iter().cycle())
-            .enumerate()
-            .all(|(n, (data, key))| {
-                let at = data.len() - ICV_BYTES;
-                let (plain, icv) = data.split_at_mut(at);
-                let aad =
-                    ring::aead::Aad::from(Aad::sequence(SPI, sequence(n)).to_bytes().to_vec());
-                let nonce = ring::aead::Nonce::assume_unique_for_key(nonce(n));
-                let sealed = key.seal_in_place_separate_tag(nonce, aad, plain);
-                sealed.map(|tag| icv.copy_from_slice(tag.as_ref())).is_ok()
-            })
+        each(packets, &self.0, |n, key, data| {
+            let (plain, icv) = split(data);
+            let nonce = ring::aead::Nonce::assume_unique_for_key(nonce(n));
+            let aad = ring::aead::Aad::from(aad(n).to_bytes().to_vec());
+            let sealed = key.seal_in_place_separate_tag(nonce, aad, plain);
+            sealed.map(|tag| icv.copy_from_slice(tag.as_ref())).is_ok()
+        })
     }
 
     fn open(&self, packets: &mut Packets) -> bool {
-        packets
-            .iter()
-            .zip(self.0.iter().cycle())
-            .enumerate()
-            .all(|(n, (data, key))| {
-                let aad = Aad::sequence(SPI, sequence(n));
-                let nonce = ring::aead::Nonce::assume_unique_for_key(nonce(n));
-                key.open_in_place(nonce, ring::aead::Aad::from(&*aad.to_bytes()), data)
-                    .is_ok()
-            })
+        each(packets, &self.0, |n, key, data| {
+            let (nonce, aad) = (nonce(n), aad(n));
+            let nonce = ring::aead::Nonce::assume_unique_for_key(nonce);
+            key.open_in_place(nonce, ring::aead::Aad::from(&*aad.to_bytes()), data)
+                .is_ok()
+        })
     }
 }
 
