@@ -125,18 +125,6 @@ impl Fib {
         self.targets.get(place)
     }
 
-    /// Fetches what a lookup in VRF 0 reads first.
-    #[inline]
-    pub fn prefetch_v4(&self, destination: u32) {
-        self.v4.prefetch(destination);
-    }
-
-    /// Fetches what a lookup in VRF 0 reads first.
-    #[inline]
-    pub fn prefetch_v6(&self, destination: u128) {
-        self.v6.prefetch(destination);
-    }
-
     /// Bytes that the tables take.
     #[must_use]
     pub fn bytes(&self) -> usize {

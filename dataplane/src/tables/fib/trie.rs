@@ -13,7 +13,6 @@ use std::collections::HashMap;
 
 use api::id::Vrf;
 
-use crate::memory;
 use crate::tables::address::Address;
 
 /// Bits that the root looks at.
@@ -142,14 +141,6 @@ impl<A: Address> Trie<A> {
         } else {
             let entry = self.others.get(&vrf).copied();
             self.follow(entry.unwrap_or_default(), A::BITS, address)
-        }
-    }
-
-    /// Fetches what a lookup of VRF 0 reads first.
-    #[inline]
-    pub(super) fn prefetch(&self, address: A) {
-        if let Some(entry) = self.root.get(root_place(address)) {
-            memory::prefetch(entry);
         }
     }
 
