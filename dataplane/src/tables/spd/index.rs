@@ -118,6 +118,9 @@ impl<A: Address> Index<A> {
     #[inline(always)]
     #[must_use]
     pub fn prepare(&self, flow: &FlowOf<A>) -> Probe {
+        if let Some(changed) = &self.changed {
+            changed.fetch(flow);
+        }
         self.base.prepare(flow)
     }
 
@@ -181,6 +184,15 @@ impl<A: Address> Index<A> {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
+    }
+}
+
+impl<A: Address> Changed<A> {
+    /// Fetches lines for [`Index::best_with`], which computes once more where they are: a probe is
+    /// no larger for what is seldom there.
+    #[inline(never)]
+    fn fetch(&self, flow: &FlowOf<A>) {
+        let _ = self.rules.prepare(flow);
     }
 }
 
