@@ -18,6 +18,8 @@ use crate::quiescence::{Grace, Quiescence, Turn};
 
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
+/// Bytes of the smallest page.
+const PAGE_BYTES: usize = 4096;
 
 /// Asks for the first cache line of `target`. A hint: it changes nothing and cannot fail.
 #[inline(always)]
@@ -89,6 +91,17 @@ impl<T: Zero> Pages<T> {
 }
 
 impl<T> Pages<T> {
+    /// Takes memory for a part of the array. What was written stays as it is.
+    fn populate(&self, from_bytes: usize, bytes: usize) -> rustix::io::Result<()> {
+        let all = self.len * size_of::<T>();
+        let from = from_bytes.min(all) / PAGE_BYTES * PAGE_BYTES;
+        let end = from_bytes.saturating_add(bytes).min(all);
+        let at = self.first.as_ptr().cast::<u8>().wrapping_add(from);
+        // SAFETY: the range is within the mapping and begins on a page; populating changes no byte
+        // of it, whoever reads or writes meanwhile.
+        unsafe { mm::madvise(at.cast(), end - from, Advice::LinuxPopulateWrite) }
+    }
+
     #[inline(always)]
     fn as_slice(&self) -> &[T] {
         // SAFETY: mapped, page-aligned, zeroed (a valid value by `Zero`) and ours until the drop.
@@ -253,6 +266,8 @@ pub struct SlotsWriter<T> {
     spare: Vec<u32>,
     /// Cells of old versions, with the grace period that each waits for.
     resting: Vec<(u32, Grace)>,
+    /// Cells in front that have memory.
+    ready_bytes: usize,
 }
 
 /// A value that no worker finds any more, but some may still hold.
@@ -266,6 +281,10 @@ pub struct Removed {
 
 /// Cells beyond one a slot: new versions of values that wait for a grace period.
 const SPARE_CELLS: u32 = 256;
+/// Slots that have memory before they are used, once somebody had the time to take it.
+pub const READY_SLOTS: u32 = 1 << 18;
+/// Memory taken at once: a huge page.
+const POPULATE_BYTES: usize = 2 << 20;
 
 impl<T: Send + Sync> Slots<T> {
     /// `len` empty slots whose readers are the workers of `quiescence`.
@@ -281,6 +300,7 @@ impl<T: Send + Sync> Slots<T> {
             full: vec![false; cells].into(),
             spare: (len..len + SPARE_CELLS).collect(),
             resting: Vec::new(),
+            ready_bytes: 0,
         };
         (slots, writer)
     }
@@ -332,6 +352,29 @@ impl<T: Send + Sync> SlotsWriter<T> {
     /// The value of a slot, if the tag is its own.
     pub fn get(&self, slot: u32, tag: u32) -> Option<&T> {
         self.slots.find(slot, tag)
+    }
+
+    /// Asks for the tag of a slot.
+    pub fn prefetch(&self, slot: u32) {
+        if let Some(tag) = self.slots.tags.as_slice().get(slot as usize) {
+            prefetch(tag);
+        }
+    }
+
+    /// Takes memory for the cells of the first [`READY_SLOTS`], some more with every call, so that
+    /// values need not wait for it; false when there is no more to take.
+    pub fn take_memory(&mut self) -> bool {
+        let most = self.slots.tags.len.min(READY_SLOTS as usize) * size_of::<T>();
+        if self.ready_bytes >= most {
+            return false;
+        }
+        let more = POPULATE_BYTES.min(most - self.ready_bytes);
+        // A kernel that cannot do it gives memory when it is used.
+        self.ready_bytes = match self.slots.cells.populate(self.ready_bytes, more) {
+            Ok(()) => self.ready_bytes + more,
+            Err(_) => most,
+        };
+        true
     }
 
     /// Whether some value, also one that was removed and not reclaimed yet, has the slot's cell.
@@ -529,6 +572,20 @@ mod tests {
         assert!(writer.insert(2, 9, value(3)));
         drop((writer, slots));
         assert_eq!(drops.load(Ordering::Relaxed), 5);
+    }
+
+    #[test]
+    fn taking_memory_ends_and_changes_no_value() {
+        let quiescence = Arc::new(Quiescence::new(1));
+        let len = u32::try_from(3 * POPULATE_BYTES / size_of::<[u64; 8]>()).unwrap() + 1;
+        let (slots, mut writer) = Slots::new(len, &quiescence);
+        assert!(writer.insert(0, 1, [7_u64; 8]) && writer.insert(len - 1, 1, [8; 8]));
+        let calls = (0..10).take_while(|_| writer.take_memory()).count();
+        assert_eq!(calls, 4);
+        let turn = quiescence.enter(0).unwrap();
+        assert_eq!(slots.get(0, 1, &turn), Some(&[7; 8]));
+        assert_eq!(slots.get(len - 1, 1, &turn), Some(&[8; 8]));
+        assert!(writer.insert(1, 1, [9; 8]));
     }
 
     #[test]

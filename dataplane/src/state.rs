@@ -12,9 +12,17 @@ use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
+use crate::memory::{self, READY_SLOTS};
+
 /// How often, and how far apart, a row that a worker is writing is looked at: 20 ms in all.
 const SETTLE_TRIES: u32 = 40;
 const SETTLE_PAUSE: Duration = Duration::from_micros(500);
+
+/// Words of the region that have memory before they are used, once somebody had the time to take
+/// it: 96 MiB, which is rows and windows of 4,096 packets for [`READY_SLOTS`].
+const READY_WORDS: usize = READY_SLOTS as usize * (16 + 32);
+/// Words taken at once: a millisecond.
+const POPULATE_WORDS: usize = 1 << 16;
 
 /// Milliseconds since the machine started: a clock that all processes share, so that times in the
 /// region mean the same after a restart.
@@ -109,6 +117,8 @@ pub struct Rows {
     state: Arc<State>,
     windows: Windows,
     elders: Elders,
+    /// Words of the region that have memory.
+    ready_words: usize,
 }
 
 impl Rows {
@@ -120,7 +130,27 @@ impl Rows {
             state,
             windows,
             elders: Elders::default(),
+            ready_words: 0,
         }
+    }
+
+    /// Asks for what installing an SA reads of its row.
+    pub fn prefetch(&self, row: u32) {
+        if let Some(row) = self.state.row(row) {
+            memory::prefetch(row.sequence_word());
+        }
+    }
+
+    /// Takes memory for rows and windows that will be used, some more with every call; false when
+    /// there is enough.
+    pub fn take_memory(&mut self) -> bool {
+        let words = &self.state.states;
+        let (from, end) = (self.ready_words, self.ready_words + POPULATE_WORDS);
+        if from >= READY_WORDS || !words.touch(from..end.min(READY_WORDS)) {
+            return false;
+        }
+        self.ready_words = end;
+        true
     }
 
     /// The regions of dead dataplanes, from which rows may be adopted.

@@ -547,6 +547,20 @@ impl States {
         part(self.region.words(), at, slot.words())
     }
 
+    /// Reads a part of the region, so that the kernel gives memory for its pages; false behind the
+    /// end.
+    pub fn touch(&self, words: core::ops::Range<usize>) -> bool {
+        let all = self.region.words();
+        let end = words.end.min(all.len());
+        let Some(part) = all.get(words.start..end).filter(|part| !part.is_empty()) else {
+            return false;
+        };
+        for page in part.chunks(region::HEADER_WORDS) {
+            core::hint::black_box(page.first().map(|word| word.load(Ordering::Relaxed)));
+        }
+        true
+    }
+
     /// Publishes the counters of one owner: a worker by its number, or the control thread, which
     /// has the number of workers. `false` when there is no such owner.
     #[inline]

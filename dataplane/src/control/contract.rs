@@ -42,6 +42,12 @@ struct Batch {
     /// The session they came in; the next one does not know their numbers.
     session: u64,
     grace: Grace,
+    outcomes: Outcomes,
+}
+
+/// What came of a batch's commands.
+#[derive(Default)]
+struct Outcomes {
     done: Vec<(u64, Status, Option<Box<Row>>)>,
     deleted: Vec<SaId>,
 }
@@ -54,6 +60,8 @@ pub struct Contract {
     newcomers: Vec<(Connection, Instant)>,
     session: u64,
     under_way: VecDeque<Batch>,
+    /// Empty ones, to be used again.
+    spare: Vec<Outcomes>,
     /// Lost events that the log knows of.
     overflows: u64,
 }
@@ -71,6 +79,7 @@ impl Contract {
             newcomers: Vec::new(),
             session: 0,
             under_way: VecDeque::new(),
+            spare: Vec::new(),
             overflows: 0,
         })
     }
@@ -150,7 +159,8 @@ impl Contract {
         if self.under_way.len() >= BATCHES {
             return Ok(0);
         }
-        let (mut done, mut deleted) = (Vec::new(), Vec::new());
+        let mut outcomes = self.spare.pop().unwrap_or_default();
+        let Outcomes { done, deleted } = &mut outcomes;
         let mut health = Ok(());
         while done.len() < BATCH_COMMANDS {
             let (number, command) = match self.side.poll() {
@@ -176,9 +186,10 @@ impl Contract {
             self.under_way.push_back(Batch {
                 session: self.session,
                 grace,
-                done,
-                deleted,
+                outcomes,
             });
+        } else {
+            self.spare.push(outcomes);
         }
         health.map(|()| applied)
     }
@@ -192,12 +203,16 @@ impl Contract {
             let Some(batch) = self.under_way.pop_front() else {
                 break;
             };
-            for id in &batch.deleted {
+            let Outcomes {
+                mut done,
+                mut deleted,
+            } = batch.outcomes;
+            for id in &deleted {
                 writer.release(*id);
             }
             let current = batch.session == self.session && self.is_connected();
             if current {
-                for (command, status, row) in batch.done {
+                for (command, status, row) in done.drain(..) {
                     if let Some(row) = row {
                         self.side.event(&Event::Row { command, row: *row })?;
                     }
@@ -205,9 +220,11 @@ impl Contract {
                 }
             }
             // What a dead IKE deleted, the next one may want to know.
-            for sa in batch.deleted {
+            for sa in deleted.drain(..) {
                 self.side.event(&Event::Deleted { sa })?;
             }
+            done.clear();
+            self.spare.push(Outcomes { done, deleted });
         }
         Ok(())
     }

@@ -30,6 +30,8 @@ use crate::tables::writer::TablesWriter;
 
 /// The longest sleep of the control thread.
 const TICK: Duration = Duration::from_millis(100);
+/// After so long without work there is time to take memory for SAs that will come.
+const REST: Duration = Duration::from_millis(20);
 /// How often ports are looked at.
 const PORTS_EVERY: Duration = Duration::from_secs(1);
 
@@ -80,6 +82,7 @@ impl Control<'_> {
         admin: &Admin,
         workers: &Workers,
     ) -> Result<(), Box<dyn Error>> {
+        let mut busy_at = Instant::now();
         while !is_readable(stop)? {
             let now = Instant::now();
             let mut busy = self
@@ -105,7 +108,9 @@ impl Control<'_> {
             if workers.one_has_ended() {
                 return Err("a worker has ended by itself: stopping, nothing passes".into());
             }
-            if !busy {
+            if busy {
+                busy_at = now;
+            } else if now.duration_since(busy_at) < REST || !self.writer.take_memory() {
                 self.sleep(stop, admin, now)?;
             }
         }

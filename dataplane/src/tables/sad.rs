@@ -277,6 +277,17 @@ impl SadWriter {
         self.sas.get(self.geometry.row(id)?, id.0)
     }
 
+    /// Asks for what installing an SA in this row reads of it.
+    pub fn prefetch(&self, row: u32) {
+        self.sas.prefetch(row);
+    }
+
+    /// Takes memory for rows that will be used, a bit more with every call; false when there is
+    /// enough.
+    pub fn take_memory(&mut self) -> bool {
+        self.sas.take_memory()
+    }
+
     /// True when some SA has the row.
     #[must_use]
     pub fn is_taken(&self, row: u32) -> bool {

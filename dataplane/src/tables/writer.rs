@@ -114,7 +114,7 @@ pub struct TablesWriter {
     paths: HashMap<PathId, PathEntry>,
     children: HashMap<ChildId, ChildEntry>,
     slots: Slots,
-    sas: HashMap<SaId, SaEntry>,
+    sas: HashMap<SaId, Box<SaEntry>>,
     policies: BTreeMap<PolicyId, Policy>,
     /// What is committed and not in the base of the published policies.
     since: Since,
@@ -249,6 +249,12 @@ impl TablesWriter {
     fn hops_changed(&mut self) {
         self.dirty = true;
         self.next.hops_version = self.next.hops_version.wrapping_add(1).max(1);
+    }
+
+    /// Takes memory for SAs that will come, some more with every call; false when there is enough.
+    /// For times without work: an SA need not wait for the kernel then.
+    pub fn take_memory(&mut self) -> bool {
+        self.sad.take_memory() || self.rows.take_memory()
     }
 
     /// Frees the row of a deleted SA. Call after the grace period, before it is reported: earlier

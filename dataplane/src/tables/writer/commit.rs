@@ -48,8 +48,7 @@ impl TablesWriter {
         }
         for (id, policy) in stage.policies {
             // What was staged is counted already.
-            self.count(policy.as_ref(), Counting::Less);
-            self.set_committed(id, policy);
+            self.put_committed(id, policy);
         }
         self.policies_committed();
         let deleted = if stage.resync {
@@ -88,6 +87,11 @@ impl TablesWriter {
     /// Puts a policy among the committed ones, or with `None` deletes it.
     fn set_committed(&mut self, id: PolicyId, policy: Option<Policy>) {
         self.count(policy.as_ref(), Counting::More);
+        self.put_committed(id, policy);
+    }
+
+    /// The same with a policy that is counted.
+    fn put_committed(&mut self, id: PolicyId, policy: Option<Policy>) {
         let held = match policy {
             Some(policy) => self.policies.insert(id, policy),
             None => self.policies.remove(&id),
@@ -145,13 +149,13 @@ impl TablesWriter {
         deleted
     }
 
-    /// Notes that the object was named again; true during a resynchronisation.
+    /// During a resynchronisation notes that the object was named again, and is true.
     pub(super) fn name(&mut self, note: impl FnOnce(&mut Named) -> bool) -> bool {
-        let Some(stage) = &mut self.stage else {
+        let Some(stage) = self.stage.as_mut().filter(|stage| stage.resync) else {
             return false;
         };
         note(&mut stage.named);
-        stage.resync
+        true
     }
 
     pub(super) fn policy_add(&mut self, policy: Policy) -> Status {

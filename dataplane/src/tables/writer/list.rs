@@ -14,7 +14,7 @@ impl TablesWriter {
 
     /// All SAs, in no order.
     pub fn sas(&self) -> impl ExactSizeIterator<Item = &SaEntry> {
-        self.sas.values()
+        self.sas.values().map(Box::as_ref)
     }
 
     /// An SA as workers see it.

@@ -158,6 +158,9 @@ impl TablesWriter {
         let Some(row) = self.sad.geometry().row(id) else {
             return invalid(Field::SA_ID);
         };
+        // Wanted when the key is expanded.
+        self.sad.prefetch(row);
+        self.rows.prefetch(row);
         let Some(entry) = self.children.get(&record.child) else {
             return invalid(Field::SA_CHILD);
         };
@@ -229,7 +232,7 @@ impl TablesWriter {
         if let Some(child) = self.children.get_mut(&entry.info.child) {
             child.sas.push(id);
         }
-        self.sas.insert(id, entry);
+        self.sas.insert(id, Box::new(entry));
         self.name(|named| named.sas.insert(id));
     }
 
