@@ -15,6 +15,7 @@ pub(super) fn sections(options: &Options) -> Result<Vec<Section>, Box<dyn Error>
     for sas in &options.sas {
         let mut rates = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut one_more = (Vec::new(), Vec::new());
+        let mut resident = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..runs {
             let installed = install(options, *sas)?;
             rates.0.push(f64::from(installed.sas) / installed.seconds);
@@ -23,6 +24,13 @@ pub(super) fn sections(options: &Options) -> Result<Vec<Section>, Box<dyn Error>
             rates.3.push(installed.round_trip_ns);
             one_more.0.push(installed.one_more_ms.0);
             one_more.1.push(installed.one_more_ms.1);
+            let (before, after) = installed.resident;
+            for (all, mib) in resident
+                .iter_mut()
+                .zip([before.all, after.all, after.state])
+            {
+                all.push(mib);
+            }
         }
         let name = |what: &str| format!("{sas} tunnels: {what}");
         section.push(name("SAs, committed"), "culvert", "per second", rates.0);
@@ -36,6 +44,15 @@ pub(super) fn sections(options: &Options) -> Result<Vec<Section>, Box<dyn Error>
         section.push(name("round trip, median"), "culvert", "ns", rates.3);
         section.push(name("one more child, median"), "culvert", "ms", one_more.0);
         section.push(name("one more child, longest"), "culvert", "ms", one_more.1);
+        let [before, after, state] = resident;
+        section.push(name("memory before the first SA"), "culvert", "MiB", before);
+        section.push(name("memory with all SAs"), "culvert", "MiB", after);
+        section.push(
+            name("the state region, part of that"),
+            "culvert",
+            "MiB",
+            state,
+        );
     }
     let mut sections = vec![contract::run(runs)?, section];
     if options.under_load {

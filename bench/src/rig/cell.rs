@@ -112,6 +112,19 @@ pub(crate) struct CellName {
 }
 
 impl Cell {
+    /// So many SAs and nothing special: 64 bytes to encrypt with AES-128, IPv4.
+    pub(crate) fn usual(sas: u32) -> Self {
+        Self {
+            sas,
+            size: Size::Fixed(64),
+            key_bits: 128,
+            way: Way::Enc,
+            family: Family::V4,
+            udp: false,
+            esn: false,
+        }
+    }
+
     pub(crate) fn name(&self) -> CellName {
         CellName {
             sas: self.sas,

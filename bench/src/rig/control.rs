@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::cache;
-use super::cell::{Cell, Family, Size, Way};
-use super::culvert::{Bench, Setup};
+use super::cell::Cell;
+use super::culvert::{Bench, Install, Setup};
 use super::generator::Times;
 use super::interrupt;
+use super::resident::Resident;
 use crate::soak::dataplane::default_binary;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -50,6 +51,8 @@ pub(crate) struct Installed {
     pub(crate) seconds: f64,
     pub(crate) commit_seconds: f64,
     pub(crate) round_trip_ns: f64,
+    /// Memory of the process before the first SA and behind the commit.
+    pub(crate) resident: (Resident, Resident),
     /// To commit one more child: median and longest, milliseconds.
     pub(crate) one_more_ms: (f64, f64),
 }
@@ -60,8 +63,13 @@ pub(crate) fn install(options: &Options, sas: u32) -> Result<Installed> {
     let dir = tempfile::Builder::new()
         .prefix("culvert-bench-")
         .tempdir()?;
-    let bench = Bench::new(cell(sas), &setup(options, false, 0.0)?, dir.path())?;
-    let (installed, mut trips, mut singles) = bench.install_only(ROUND_TRIPS)?;
+    let bench = Bench::new(Cell::usual(sas), &setup(options, false, 0.0)?, dir.path())?;
+    let Install {
+        installed,
+        resident,
+        mut trips,
+        mut singles,
+    } = bench.install_only(ROUND_TRIPS)?;
     trips.sort_by(f64::total_cmp);
     singles.sort_by(f64::total_cmp);
     let median = |sorted: &[f64]| sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
@@ -70,24 +78,13 @@ pub(crate) fn install(options: &Options, sas: u32) -> Result<Installed> {
         commands: installed.commands,
         seconds: installed.seconds,
         commit_seconds: installed.commit_seconds,
+        resident,
         round_trip_ns: median(&trips),
         one_more_ms: (
             median(&singles),
             singles.last().copied().unwrap_or(f64::NAN),
         ),
     })
-}
-
-pub(super) fn cell(sas: u32) -> Cell {
-    Cell {
-        sas,
-        size: Size::Fixed(64),
-        key_bits: 128,
-        way: Way::Enc,
-        family: Family::V4,
-        udp: false,
-        esn: false,
-    }
 }
 
 /// The dataplane of a run; `secs` is how long its generator measures.

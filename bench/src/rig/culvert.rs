@@ -14,6 +14,7 @@ use super::generator::{Generator, Stats, Times};
 use super::hugepages::HugePages;
 use super::link::{Installed, Link};
 use super::plan::{PEER_MAC, Plan};
+use super::resident::Resident;
 use super::traffic;
 use super::verify;
 use crate::soak::packet::Mac;
@@ -60,6 +61,17 @@ pub(crate) struct Outcome {
     pub(crate) stages: Vec<(String, f64)>,
     pub(crate) latency: Vec<Latency>,
     pub(crate) huge: bool,
+}
+
+/// What installing without packets gave.
+pub(crate) struct Install {
+    pub(crate) installed: Installed,
+    /// Before the first SA and behind the commit.
+    pub(crate) resident: (Resident, Resident),
+    /// Nanoseconds of single commands.
+    pub(crate) trips: Vec<f64>,
+    /// Milliseconds of single children.
+    pub(crate) singles: Vec<f64>,
 }
 
 /// Everything of one start; dropping it ends the process and removes the namespace.
@@ -132,20 +144,27 @@ impl Bench {
     }
 
     /// Installs the SAs and measures some commands, without any packet.
-    pub(crate) fn install_only(&self, trips: u32) -> Result<(Installed, Vec<f64>, Vec<f64>)> {
+    pub(crate) fn install_only(&self, trips: u32) -> Result<Install> {
         self.configure(&["net_gen0".to_owned(), "net_gen1".to_owned()])?;
         let dataplane = self.site.start()?;
         self.place(dataplane.pid())?;
         let mut link = Link::connect(&self.site.run_dir())?;
+        let before = Resident::of(dataplane.pid())?;
         let installed = link
             .install(&self.plan)
             .map_err(|error| format!("{error}{}", self.site.log()))?;
+        let after = Resident::of(dataplane.pid())?;
         let trips = link.round_trips(&self.plan, trips)?;
         let sas = self.plan.cell.sas;
         let singles = link.one_by_one(&self.plan, sas..sas + ONE_BY_ONE)?;
         drop(link);
         dataplane.stop()?;
-        Ok((installed, trips, singles))
+        Ok(Install {
+            installed,
+            resident: (before, after),
+            trips,
+            singles,
+        })
     }
 
     /// Traffic of the first `flows` as fast as it is taken, while `work` changes other SAs.

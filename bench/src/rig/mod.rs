@@ -21,6 +21,7 @@ mod options;
 mod plan;
 mod progress;
 mod report;
+mod resident;
 mod secgw;
 mod traffic;
 mod verify;

@@ -153,25 +153,12 @@ impl Plan {
 mod tests {
     use std::collections::HashSet;
 
-    use super::super::cell::{Size, Way};
     use super::*;
-
-    pub(crate) fn cell(sas: u32) -> Cell {
-        Cell {
-            sas,
-            size: Size::Fixed(64),
-            key_bits: 128,
-            way: Way::Enc,
-            family: Family::V4,
-            udp: false,
-            esn: false,
-        }
-    }
 
     #[test]
     fn every_sa_has_a_row_of_its_own() {
         for (sas, workers) in [(1, 1), (1, 2), (1000, 2), (1000, 3), (100_000, 1)] {
-            let plan = Plan::new(cell(sas), workers).unwrap();
+            let plan = Plan::new(Cell::usual(sas), workers).unwrap();
             let mut rows = HashSet::new();
             for flow in 0..sas {
                 for id in [plan.inbound(flow).unwrap(), plan.outbound(flow).unwrap()] {
@@ -183,14 +170,14 @@ mod tests {
 
     #[test]
     fn a_million_sas_fit_one_way_only() {
-        let plan = Plan::new(cell(1_000_000), 1).unwrap();
+        let plan = Plan::new(Cell::usual(1_000_000), 1).unwrap();
         assert!(!plan.pairs && plan.inbound(999_999).is_some());
-        assert!(Plan::new(cell(MAX_SAS + 1), 1).is_err());
+        assert!(Plan::new(Cell::usual(MAX_SAS + 1), 1).is_err());
     }
 
     #[test]
     fn addresses_follow_the_flow() {
-        let plan = Plan::new(cell(1000), 1).unwrap();
+        let plan = Plan::new(Cell::usual(1000), 1).unwrap();
         assert_eq!(plan.far_gateway(255).to_string(), "172.20.1.0");
         assert_eq!(plan.far_host(256).to_string(), "10.16.1.0");
         assert_eq!(plan.flow_of_spi_out(Plan::spi_out(7)), Some(7));
@@ -198,7 +185,7 @@ mod tests {
         assert_ne!(plan.key(1, true), plan.key(1, false));
         let v6 = Cell {
             family: Family::V6,
-            ..cell(2)
+            ..Cell::usual(2)
         };
         let plan = Plan::new(v6, 1).unwrap();
         assert_eq!(plan.far_gateway(1).to_string(), "2001:db8:1::2");

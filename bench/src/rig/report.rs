@@ -196,18 +196,11 @@ fn line(figure: &Figure) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cell::Cell;
     use super::*;
 
     fn cell() -> CellName {
-        CellName {
-            sas: 1,
-            size: "64".to_owned(),
-            key_bits: 128,
-            way: "enc".to_owned(),
-            ip: 4,
-            udp: false,
-            esn: false,
-        }
+        Cell::usual(1).name()
     }
 
     fn stats(net: f64) -> Stats {

@@ -246,7 +246,6 @@ fn long_form(address: IpAddr) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cell::Size;
     use super::*;
 
     #[test]
@@ -264,13 +263,10 @@ mod tests {
             ),
         ] {
             let cell = Cell {
-                sas: 10,
-                size: Size::Fixed(64),
                 key_bits: 256,
                 way,
                 family,
-                udp: false,
-                esn: false,
+                ..Cell::usual(10)
             };
             let plan = Plan::new(cell, 1).unwrap();
             let text = configure(&plan, Mode::Look).unwrap();

@@ -171,13 +171,11 @@ mod tests {
 
     fn plan(size: Size, family: Family, udp: bool) -> Plan {
         let cell = Cell {
-            sas: 100,
             size,
-            key_bits: 128,
             way: Way::Dec,
             family,
             udp,
-            esn: false,
+            ..Cell::usual(100)
         };
         Plan::new(cell, 1).unwrap()
     }

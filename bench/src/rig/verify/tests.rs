@@ -11,13 +11,12 @@ const LENGTH: usize = 70;
 
 fn plan(way: Way, family: Family, udp: bool, key_bits: u16) -> Plan {
     let cell = Cell {
-        sas: 10,
         size: Size::Fixed(LENGTH),
         key_bits,
         way,
         family,
         udp,
-        esn: false,
+        ..Cell::usual(10)
     };
     Plan::new(cell, 1).unwrap()
 }
