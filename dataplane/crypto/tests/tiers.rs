@@ -342,6 +342,48 @@ fn any_change_is_noticed() {
     }
 }
 
+/// RFC 4106 6: an ICV of 8 or 12 bytes is the start of that of 16, by `aes-gcm` itself; what stands
+/// behind it in the room counts for nothing.
+#[test]
+fn a_shorter_icv_is_the_start_of_the_tag() {
+    use aes_gcm::aead::{AeadInOut, KeyInit};
+    let mut rng = Rng::with_seed(9);
+    for blocks in 0..=100 {
+        let len = 16 * blocks + rng.usize(..16);
+        for icv_len in ICV_LENGTHS {
+            let case = Case::new(&mut rng, 16, icv_len, len);
+            let oracle = aes_gcm::Aes128Gcm::new_from_slice(&case.key).unwrap();
+            let nonce = [&case.salt[..], &case.iv].concat();
+            let nonce = <[u8; 12]>::try_from(nonce).unwrap();
+            let mut sealed = case.plain.clone();
+            let tag = oracle
+                .encrypt_inout_detached(
+                    &nonce.into(),
+                    &case.aad.to_bytes(),
+                    sealed.as_mut_slice().into(),
+                )
+                .unwrap();
+            sealed.extend_from_slice(&tag[..icv_len]);
+            for tier in tiers().chain([Tier::Portable]) {
+                let key = case.key(tier);
+                // Alone and several together, which take different ways.
+                for count in [1, 9] {
+                    let mut data = vec![case.room(&case.plain); count];
+                    let mut ops: Vec<_> = data.iter_mut().map(|d| case.op(&key, d)).collect();
+                    crypto::seal(&mut ops);
+                    for data in &mut data {
+                        assert!(data.starts_with(&sealed), "{tier} {len} {icv_len}");
+                        data[len + icv_len..].fill(0x3c);
+                    }
+                    let mut ops: Vec<_> = data.iter_mut().map(|d| case.op(&key, d)).collect();
+                    crypto::open(&mut ops);
+                    assert!(ops.iter().all(Op::ok), "{tier} {len} {icv_len}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn any_bit_of_the_aad_counts() {
     let mut rng = Rng::with_seed(6);

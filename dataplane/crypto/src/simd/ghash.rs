@@ -83,11 +83,11 @@ impl<V: Lanes> Product<V> {
         self.high = self.high.pin();
     }
 
-    /// The sum over the lanes, reduced.
+    /// The sum over the lanes, reduced. Lanes are reduced before they are added: the sum of one vector
+    /// costs more than wider instructions.
     #[inline(always)]
     pub(super) fn reduced(self) -> Xmm {
-        let cross = self.middle();
-        reduce(self.low.sum(), cross.sum(), self.high.sum())
+        reduce(self.low, self.middle(), self.high).sum()
     }
 
     /// The same for up to `BLOCKS` sums at once: lane `m` is that of `group[m]` and of one half of

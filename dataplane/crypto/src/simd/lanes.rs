@@ -19,6 +19,9 @@ pub(super) trait Lanes: Copy {
     const KARATSUBA: bool;
     /// Lanes of a vector.
     const BLOCKS: usize;
+    /// Keys of the last rounds that [`super::long`] keeps in registers, for which there have to be
+    /// enough: loads are what its loop waits for.
+    const KEYS_HELD: usize;
 
     /// All zeros.
     ///

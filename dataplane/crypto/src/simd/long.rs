@@ -41,7 +41,12 @@ pub(super) unsafe fn long<V: Lanes, const W: usize, const OPEN: bool>(op: *mut O
 /// How far one packet is.
 struct Work<'a, V, const W: usize, const OPEN: bool> {
     packet: Packet<'a>,
-    nonce: V,
+    /// The nonce, with the upper bytes of the counter of `block`.
+    base: V,
+    /// The lower byte of the counters of the vector that begins with `block`.
+    counter: V,
+    /// Keys of the last [`Lanes::KEYS_HELD`] rounds; the others are zero.
+    keys: [V; ROUNDS_MIN + 1],
     /// The first block that is not encrypted or decrypted yet.
     block: usize,
     /// Blocks of the packet, with block 0.
@@ -72,7 +77,10 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
         let mut work = Self {
             packet,
             // SAFETY: as above.
-            nonce: unsafe { packet.nonce() },
+            base: unsafe { packet.nonce() },
+            // SAFETY: as above.
+            counter: unsafe { first_counters(0) },
+            keys: [zero; ROUNDS_MIN + 1],
             block: 0,
             total: packet.blocks() + 1,
             // SAFETY: as above.
@@ -83,8 +91,33 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
             first: zero,
             mask: zero.lane(0),
         };
+        each!(r < ROUNDS_MIN + 1, {
+            if Self::held(r) {
+                // SAFETY: as above.
+                work.keys[r] = unsafe { packet.round_key(r) };
+            }
+        });
         work.plan(work.total);
         work
+    }
+
+    /// Whether the key of that one of the last rounds is held.
+    const fn held(round: usize) -> bool {
+        round + V::KEYS_HELD > ROUNDS_MIN
+    }
+
+    /// The key of a round, as [`Packet::round_key`].
+    ///
+    /// # Safety
+    /// As for that.
+    #[inline(always)]
+    unsafe fn round_key(&self, round: usize) -> V {
+        if Self::held(round) {
+            self.keys[round]
+        } else {
+            // SAFETY: the caller vouches for it.
+            unsafe { self.packet.round_key(round) }
+        }
     }
 
     /// Blocks that are not encrypted or decrypted yet.
@@ -104,6 +137,57 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
             self.until_reduced = (POWERS - 1) / Self::CHUNK;
             self.power = self.until_reduced * Self::CHUNK;
         }
+    }
+
+    /// `N` vectors of nonce and counter, round 0 of AES done.
+    ///
+    /// A counter's low byte is at its end, the highest byte of the register's word: as long as it does
+    /// not overflow within a chunk, adding there is all that is needed.
+    ///
+    /// # Safety
+    /// As for [`long`].
+    #[inline(always)]
+    unsafe fn counters<const N: usize, const FIRST: bool>(&mut self) -> Vectors<V> {
+        let mut state = [self.base; VECTORS_MAX];
+        if !FIRST && (self.block & 0xff) + Self::CHUNK > 0xff {
+            // SAFETY: the caller vouches for the CPU.
+            unsafe { self.counters_across(&mut state) };
+            return state;
+        }
+        // SAFETY: the caller vouches for the CPU.
+        let step = unsafe { in_last_word((V::BLOCKS as u32) << 24) };
+        each!(v < N, {
+            state[v] = state[v].xor(self.counter);
+            self.counter = self.counter.add_words(step);
+        });
+        state
+    }
+
+    /// The same where the low byte overflows: seldom, and only in packets of 4 KB and more.
+    ///
+    /// # Safety
+    /// As for [`long`].
+    #[cold]
+    #[inline(always)]
+    unsafe fn counters_across(&mut self, state: &mut Vectors<V>) {
+        // SAFETY: the caller vouches for the CPU.
+        let nonce: V = unsafe { self.packet.nonce() };
+        let mut blocks = [[0_u8; 16]; 4 * VECTORS_MAX];
+        for (counter, bytes) in (self.block as u32 + 1..).zip(&mut blocks) {
+            bytes[12..].copy_from_slice(&counter.to_be_bytes());
+        }
+        each!(v < W, {
+            let at = blocks.as_ptr().wrapping_add(v * V::BLOCKS);
+            // SAFETY: as many vectors of up to four blocks are in the array.
+            state[v] = nonce.xor(unsafe { V::load(at.cast()) });
+        });
+        let next = (self.block + Self::CHUNK) as u32;
+        // SAFETY: the caller vouches for the CPU.
+        self.base = nonce.xor(unsafe { in_last_word((next & !0xff).swap_bytes()) });
+        // SAFETY: as above.
+        self.counter = unsafe { first_counters(0) };
+        // SAFETY: as above.
+        self.counter = self.counter.add_words(unsafe { in_last_word(next << 24) });
     }
 
     /// Vector `v` of the chunk that begins with `block`, and the powers it is to be multiplied with.
@@ -153,7 +237,7 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
     #[inline(always)]
     unsafe fn chunk<const FIRST: bool>(&mut self) {
         // SAFETY: the caller vouches for the CPU.
-        let mut state = unsafe { counters(self.nonce, self.block, W) };
+        let mut state = unsafe { self.counters::<W, FIRST>() };
         // SAFETY: as above.
         unsafe { self.packet.first_rounds(&mut state, W, false) };
         let hashes = OPEN || !FIRST;
@@ -164,7 +248,7 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
         };
         each!(r < ROUNDS_MIN, {
             // SAFETY: as above.
-            let key = unsafe { self.packet.round_key(r) };
+            let key = unsafe { self.round_key(r) };
             round(&mut state, W, false, key);
             // Vector 0 comes last: the carry from the chunk before may still be in the making.
             if hashes && r < W && r.is_multiple_of(2) {
@@ -177,7 +261,7 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
             }
         });
         // SAFETY: the last round; the caller vouches for the CPU.
-        let last: V = unsafe { self.packet.round_key(ROUNDS_MIN) };
+        let last: V = unsafe { self.round_key(ROUNDS_MIN) };
         each!(v < W, {
             let block = self.block + v * V::BLOCKS;
             // SAFETY: the chunk lies within the packet.
@@ -241,7 +325,7 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
         let last_lanes = self.left() - (T - 1) * V::BLOCKS;
         let lanes = |v: usize| if v + 1 == T { last_lanes } else { V::BLOCKS };
         // SAFETY: the caller vouches for the CPU.
-        let mut state = unsafe { counters(self.nonce, self.block, T) };
+        let mut state = unsafe { self.counters::<T, FIRST>() };
         let mut data = state;
         each!(v < T, {
             // SAFETY: these lanes are blocks up to the last one.
@@ -254,7 +338,7 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
         let before = !OPEN && !FIRST;
         each!(r < ROUNDS_MIN, {
             // SAFETY: as above.
-            let key = unsafe { self.packet.round_key(r) };
+            let key = unsafe { self.round_key(r) };
             round(&mut state, T, false, key);
             if before && r < W && r.is_multiple_of(2) {
                 let block = self.block - Self::CHUNK;
@@ -276,7 +360,7 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
             self.chunk_hashed(self.left());
         }
         // SAFETY: the last round; the caller vouches for the CPU.
-        let last: V = unsafe { self.packet.round_key(ROUNDS_MIN) };
+        let last: V = unsafe { self.round_key(ROUNDS_MIN) };
         each!(v < T, {
             state[v] = state[v].aes_last(last.xor(data[v]));
             // SAFETY: these lanes are blocks up to the last one.
@@ -336,57 +420,6 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
         let powers = unsafe { self.packet.powers(self.total + 1 - at) };
         self.product.add(x, powers);
     }
-}
-
-/// `count` vectors of nonce and counter from `block` on.
-///
-/// # Safety
-/// As for [`long`].
-#[inline(always)]
-pub(super) unsafe fn counters<V: Lanes>(nonce: V, block: usize, count: usize) -> Vectors<V> {
-    let mut state = [nonce; VECTORS_MAX];
-    // A counter's low byte is at its end, the highest byte of the register's word: as long as it does
-    // not overflow within these vectors, adding there is all that is needed.
-    let low = (block + 1) & 0xff;
-    if low + count * V::BLOCKS > 0x100 {
-        // SAFETY: the caller vouches for the CPU.
-        unsafe { counters_across(&mut state, block) };
-        return state;
-    }
-    let high = ((block + 1) as u32 & !0xff).swap_bytes();
-    // SAFETY: the caller vouches for the CPU.
-    let base = nonce.xor(unsafe { in_last_word(high) });
-    // SAFETY: as above.
-    let mut counter: V = unsafe { first_counters(0) };
-    // SAFETY: as above.
-    counter = counter.add_words(unsafe { in_last_word((low as u32).wrapping_sub(1) << 24) });
-    // SAFETY: as above.
-    let step = unsafe { in_last_word((V::BLOCKS as u32) << 24) };
-    each!(v < count, {
-        if v > 0 {
-            counter = counter.add_words(step);
-        }
-        state[v] = base.xor(counter);
-    });
-    state
-}
-
-/// The same where the low byte overflows: seldom, and only in packets of 4 KB and more.
-///
-/// # Safety
-/// As for [`long`].
-#[cold]
-#[inline(always)]
-unsafe fn counters_across<V: Lanes>(state: &mut Vectors<V>, block: usize) {
-    let mut blocks = [[0_u8; 16]; 4 * VECTORS_MAX];
-    for (counter, bytes) in (block as u32 + 1..).zip(&mut blocks) {
-        bytes[12..].copy_from_slice(&counter.to_be_bytes());
-    }
-    each!(v < VECTORS_MAX, {
-        let at = blocks.as_ptr().wrapping_add(v * V::BLOCKS);
-        // SAFETY: 9 vectors of up to four blocks are in the array.
-        state[v] = state[v].xor(unsafe { V::load(at.cast()) });
-    });
 }
 
 /// `word` as the last four bytes of every block.

@@ -6,8 +6,7 @@
 use super::each;
 use super::ghash::Product;
 use super::lanes::{Lanes, Xmm};
-use super::long::counters;
-use super::packet::{Packet, ROUNDS_MIN, VECTORS_MAX, Vectors, round, wipe};
+use super::packet::{Packet, ROUNDS_MIN, VECTORS_MAX, Vectors, first_counters, round, wipe};
 use crate::op::Op;
 
 /// Vectors of block 0 and the payload up to which there is a kernel.
@@ -76,7 +75,11 @@ unsafe fn step<'a, V: Lanes, const T: usize, const OPEN: bool>(
     // SAFETY: as above.
     let nonce: V = unsafe { packet.nonce() };
     // SAFETY: as above.
-    let mut state = unsafe { counters(nonce, 0, T) };
+    let mut state = [zero; VECTORS_MAX];
+    each!(v < T, {
+        // SAFETY: the caller vouches for the CPU; there are counters for as many vectors.
+        state[v] = nonce.xor(unsafe { first_counters(v * V::BLOCKS) });
+    });
     // SAFETY: as above.
     unsafe { packet.first_rounds(&mut state, T, false) };
     // SAFETY: as above.

@@ -15,13 +15,16 @@ pub(super) const ROUNDS_MIN: usize = 9;
 /// Vectors of one packet.
 pub(super) type Vectors<V> = [V; VECTORS_MAX];
 
+/// Blocks of the widest vectors.
+const COUNTERS_MAX: usize = 4 * VECTORS_MAX;
+
 /// Counter blocks without nonce: entry `i` is the counter `i + 1`, big-endian (SP 800-38D 7.1).
 #[repr(align(64))]
-struct Counters([Block; 12]);
+struct Counters([Block; COUNTERS_MAX]);
 static COUNTERS: Counters = {
-    let mut blocks = [[0; 16]; 12];
+    let mut blocks = [[0; 16]; COUNTERS_MAX];
     let mut at = 0;
-    while at < 12 {
+    while at < COUNTERS_MAX {
         blocks[at][15] = at as u8 + 1;
         at += 1;
     }
@@ -202,8 +205,8 @@ impl<'a> Packet<'a> {
         // SAFETY: the caller vouches for the CPU.
         let zero = unsafe { V::zero() };
         // SAFETY: power 1 is there; the caller vouches for the CPU.
-        let power = unsafe { self.powers::<Xmm>(1) };
-        product.add(zero.set_lane(0, block), zero.set_lane(0, power));
+        let power = unsafe { self.powers::<V>(1) };
+        product.add(zero.set_lane(0, block), power);
     }
 
     /// The key of an AES round in every lane, counted from 0 for the first of the last ten rounds: all
@@ -263,7 +266,7 @@ impl<'a> Packet<'a> {
 /// The first counters, from that of `block` on: 1 for block 0.
 ///
 /// # Safety
-/// The CPU must have the tier's instructions; the vector must end within the first 12 blocks.
+/// The CPU must have the tier's instructions; the vector must end within the first [`COUNTERS_MAX`] blocks.
 #[inline(always)]
 pub(super) unsafe fn first_counters<V: Lanes>(block: usize) -> V {
     let at = COUNTERS.0.as_ptr().wrapping_add(block);

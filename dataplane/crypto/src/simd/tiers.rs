@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use super::lanes::Xmm;
+use super::lanes::{Lanes, Xmm};
 use super::long::long;
 use super::medium::{MEDIUM_VECTORS_MAX, medium};
 use super::short::{SHORT_BLOCKS_MAX, short};
@@ -38,6 +38,11 @@ fn class<const VECTOR: usize>(op: &Op<'_>) -> Option<usize> {
     }
     let vectors = blocks / VECTOR + 1;
     (vectors <= MEDIUM_VECTORS_MAX).then_some(SHORT_CLASSES + vectors)
+}
+
+/// Blocks of a vector, or 0 if there are no kernels for medium packets.
+const fn medium_lanes<V: Lanes>(vectors: &[usize]) -> usize {
+    if vectors.is_empty() { 0 } else { V::BLOCKS }
 }
 
 /// What the operations of a batch have in common.
@@ -148,30 +153,45 @@ macro_rules! by_blocks {
     (@ $other:tt) => { false };
 }
 
-/// `in_turn` for each number of vectors, if there are kernels for medium packets.
-macro_rules! by_vectors {
-    (0, $vectors:expr, $ops:expr, $open:ident) => {
-        let _ = ($vectors, $ops);
+/// `mediums` of a tier, which has kernels for those numbers of vectors, or for none.
+macro_rules! mediums {
+    ($lanes:ty, $features:literal;) => {
+        /// No operation is of such a class.
+        ///
+        /// # Safety
+        /// Nothing has to hold.
+        unsafe fn mediums<const OPEN: bool>(_vectors: usize, _ops: &[*mut Op<'_>]) {}
     };
-    ($medium:tt, $vectors:expr, $ops:expr, $open:ident) => {
-        by_vectors!(@ $vectors, $ops, $open; 3 4 5 6 7 8 9)
-    };
-    (@ $count:expr, $ops:expr, $open:ident; $($vectors:literal)*) => {
-        match $count {
-            // SAFETY (of all): the caller vouches for it.
-            $(
-                // SAFETY: as above.
-                $vectors => unsafe { in_turn::<$vectors, $open>($ops) },
-            )*
-            _ => {}
+    ($lanes:ty, $features:literal; $($vectors:literal)+) => {
+        /// # Safety
+        /// As for [`medium`], `vectors` for each operation.
+        #[target_feature(enable = $features)]
+        unsafe fn mediums<const OPEN: bool>(vectors: usize, ops: &[*mut Op<'_>]) {
+            match vectors {
+                // SAFETY (of all): the caller vouches for it.
+                $(
+                    // SAFETY: as above.
+                    $vectors => unsafe { in_turn::<$vectors, OPEN>(ops) },
+                )+
+                _ => {}
+            }
+        }
+
+        /// # Safety
+        /// As for [`medium`].
+        #[target_feature(enable = $features)]
+        #[inline(never)]
+        unsafe fn in_turn<const T: usize, const OPEN: bool>(ops: &[*mut Op<'_>]) {
+            // SAFETY: the caller vouches for it.
+            unsafe { medium::<$lanes, T, OPEN>(ops) };
         }
     };
 }
 
-/// A tier: its module, its vector, packets that go together, vectors of a chunk, blocks of packets for
-/// which one key is a case of its own, and its features.
+/// A tier: its module, its vector, packets that go together, vectors of a chunk, vectors of medium
+/// packets, blocks of packets for which one key is a case of its own, and its features.
 macro_rules! tier {
-    ($name:ident, $lanes:ty, $packets:literal, $chunk:literal, $medium:tt, [$($one_key:tt)*], $features:literal) => {
+    ($name:ident, $lanes:ty, $packets:literal, $chunk:literal, [$($medium:tt)*], [$($one_key:tt)*], $features:literal) => {
         pub(crate) mod $name {
             use super::*;
 
@@ -183,7 +203,7 @@ macro_rules! tier {
             pub(crate) unsafe fn run<const OPEN: bool>(ops: &mut [Op<'_>]) {
                 // Operations are out of the slice, each once, and sorted by blocks: that is what the
                 // calls below rely on.
-                sort::<$medium>(
+                sort::<{ medium_lanes::<$lanes>(&[$($medium),*]) }>(
                     ops,
                     |class, ops, one_key| {
                         if let Some(vectors) = class.checked_sub(SHORT_CLASSES) {
@@ -227,22 +247,7 @@ macro_rules! tier {
                 unsafe { short::<$lanes, N, $packets, OPEN, ONE_KEY>(groups) };
             }
 
-            /// # Safety
-            /// As for [`medium`], `vectors` for each operation.
-            #[target_feature(enable = $features)]
-            unsafe fn mediums<const OPEN: bool>(vectors: usize, ops: &[*mut Op<'_>]) {
-                by_vectors!($medium, vectors, ops, OPEN);
-            }
-
-            /// # Safety
-            /// As for [`medium`].
-            #[target_feature(enable = $features)]
-            #[inline(never)]
-            #[allow(dead_code, reason = "not every tier has kernels for medium packets")]
-            unsafe fn in_turn<const T: usize, const OPEN: bool>(ops: &[*mut Op<'_>]) {
-                // SAFETY: the caller vouches for it.
-                unsafe { medium::<$lanes, T, OPEN>(ops) };
-            }
+            mediums!($lanes, $features; $($medium)*);
 
             /// # Safety
             /// As for [`long`].
@@ -256,13 +261,13 @@ macro_rules! tier {
     };
 }
 
-tier!(aesni, Xmm, 2, 8, 0, [], "aes,pclmulqdq,ssse3,sse4.1");
+tier!(aesni, Xmm, 2, 8, [], [], "aes,pclmulqdq,ssse3,sse4.1");
 tier!(
     avx2,
     Ymm,
     2,
     6,
-    0,
+    [],
     [],
     "avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq"
 );
@@ -273,7 +278,7 @@ tier!(
     Zmm,
     4,
     8,
-    4,
+    [3 4 5 6 7 8 9],
     [(1, true)(2, true)(3, true)(4, true)],
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq"
 );

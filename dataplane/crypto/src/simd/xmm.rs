@@ -78,6 +78,7 @@ impl Xmm {
 impl Lanes for Xmm {
     const KARATSUBA: bool = true;
     const BLOCKS: usize = 1;
+    const KEYS_HELD: usize = 0;
 
     vector_ops! {
         aes: _mm_aesenc_si128, _mm_aesenclast_si128;

@@ -46,6 +46,7 @@ impl Ymm {
 impl Lanes for Ymm {
     const KARATSUBA: bool = true;
     const BLOCKS: usize = 2;
+    const KEYS_HELD: usize = 0;
 
     vector_ops! {
         aes: _mm256_aesenc_epi128, _mm256_aesenclast_epi128;

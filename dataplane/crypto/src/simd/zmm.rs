@@ -19,6 +19,7 @@ fn words(from: usize, to: usize) -> u8 {
 impl Lanes for Zmm {
     const KARATSUBA: bool = false;
     const BLOCKS: usize = 4;
+    const KEYS_HELD: usize = 9;
 
     vector_ops! {
         aes: _mm512_aesenc_epi128, _mm512_aesenclast_epi128;
