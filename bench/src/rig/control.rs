@@ -100,5 +100,6 @@ pub(super) fn setup(options: &Options, busy: bool, secs: f64) -> Result<Setup> {
         pace: None,
         tier: None,
         stages: false,
+        elsewhere: false,
     })
 }

@@ -49,6 +49,8 @@ pub(crate) struct Setup {
     /// Crypto tier, if not the fastest.
     pub(crate) tier: Option<String>,
     pub(crate) stages: bool,
+    /// Every packet arrives at another worker's queue.
+    pub(crate) elsewhere: bool,
 }
 
 /// What a run gave.
@@ -86,7 +88,8 @@ impl Bench {
     /// Namespace, traffic and configuration.
     pub(crate) fn new(cell: Cell, setup: &Setup, dir: &Path) -> Result<Self> {
         let workers = setup.cores.len();
-        let plan = Plan::new(cell, u32::try_from(workers)?)?;
+        let mut plan = Plan::new(cell, u32::try_from(workers)?)?;
+        plan.elsewhere = setup.elsewhere;
         let site = Site::new(dir, &setup.binary)?;
         let tables = u64::from(plan.max_sas()) / SAS_PER_MIB;
         let huge = HugePages::reserve(MEMORY_MIB * workers as u64 + TABLES_MIB + tables);
@@ -203,7 +206,10 @@ impl Bench {
     }
 
     fn check(&self, stats: &Stats, generator: &Generator<'_>) -> Result<usize> {
-        stats.check(self.plan.cell, self.setup.pace.is_some())?;
+        // Handing over costs its receiver nothing it could refuse: at saturation some are lost.
+        if !self.setup.elsewhere {
+            stats.check(self.plan.cell, self.setup.pace.is_some())?;
+        }
         verify::capture(&self.plan, &generator.dump())
     }
 

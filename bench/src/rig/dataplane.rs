@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// Workers and queues, on cores from --core upward: packets a second, and the ratio to one
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     workers: u16,
+    /// Every packet arrives at the queue of another worker than its SA's: what handing over costs
+    #[arg(long)]
+    elsewhere: bool,
 }
 
 /// A start of culvert in a directory of its own, which stays if the run fails or is to be kept.
@@ -99,9 +102,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let earlier = options.against.as_deref().map(Report::read).transpose()?;
     let mut setup = options.setup()?;
     setup.stages = arguments.stages && counts_stages(options, &setup);
+    if arguments.elsewhere && arguments.workers < 2 {
+        return Err("--elsewhere is another worker's queue: it needs --workers 2 or more".into());
+    }
     let mut environment = Environment::now(options.core, options.tier.as_deref())?;
     environment.print();
     if arguments.workers > 1 {
+        setup.elsewhere = arguments.elsewhere;
         return super::workers::run(options, &setup, arguments.workers, environment);
     }
     let mut figures = Vec::new();

@@ -56,7 +56,9 @@ pub(crate) struct Stats {
     pub(crate) ring: u64,
     /// What sealing all of them again took, in TSC.
     pub(crate) seal_tsc: f64,
-    /// Packets a second of all queues.
+    /// Packets a second of all queues: received from the generator, and sent.
+    #[serde(default)]
+    pub(crate) rx_pps: f64,
     pub(crate) tx_pps: f64,
     /// Core cycles per TSC cycle.
     pub(crate) ratio: f64,

@@ -129,6 +129,7 @@ impl Options {
             pace: None,
             tier: self.tier.clone(),
             stages: false,
+            elsewhere: false,
         })
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     /// Both SAs of a flow fit the table.
     pub(crate) pairs: bool,
     workers: u32,
+    /// Packets arrive at the queue of the worker behind the one that owns their SA.
+    pub(crate) elsewhere: bool,
 }
 
 /// Key and salt of an SA, one behind the other as IKE cuts them.
@@ -46,6 +48,7 @@ impl Plan {
             geometry: Geometry::new(rows.max(2 * workers), workers, 0)?,
             pairs,
             workers,
+            elsewhere: false,
         })
     }
 
@@ -97,9 +100,10 @@ impl Plan {
             .filter(|flow| *flow < self.cell.sas)
     }
 
-    /// The worker whose queue a flow's packets have to arrive at: shards go round the workers.
+    /// The queue that a flow's packets arrive at: shards go round the workers.
     pub(crate) fn queue(&self, flow: u32) -> usize {
-        (flow % self.geometry.shards() % self.workers) as usize
+        let owner = flow % self.geometry.shards() % self.workers;
+        ((owner + u32::from(self.elsewhere)) % self.workers) as usize
     }
 
     /// Keying material; anything will do, the same at every call.
@@ -173,6 +177,18 @@ mod tests {
         let plan = Plan::new(Cell::usual(1_000_000), 1).unwrap();
         assert!(!plan.pairs && plan.inbound(999_999).is_some());
         assert!(Plan::new(Cell::usual(MAX_SAS + 1), 1).is_err());
+    }
+
+    #[test]
+    fn elsewhere_is_never_at_home() {
+        for workers in [2, 3] {
+            let home = Plan::new(Cell::usual(100), workers).unwrap();
+            let away = Plan {
+                elsewhere: true,
+                ..home
+            };
+            assert!((0..100).all(|flow| home.queue(flow) != away.queue(flow)));
+        }
     }
 
     #[test]

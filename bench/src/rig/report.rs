@@ -43,6 +43,10 @@ pub(crate) struct Figure {
     pub(crate) gross: Option<Spread>,
     /// Packets a second as measured, the generator's share included.
     pub(crate) pps: Option<Spread>,
+    /// Share of the packets that were not sent; more than a few thousandths only where that is no
+    /// error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lost: Option<f64>,
     /// The least tenth percentile of net over windows: an undisturbed machine.
     pub(crate) quiet: Option<f64>,
     /// Frames that were looked at and are right, of all runs.
@@ -92,6 +96,7 @@ impl Figure {
             net: spread(|run| run.net),
             gross: spread(|run| run.gross),
             pps: spread(|run| run.tx_pps),
+            lost: spread(|run| 1.0 - run.tx_pps / run.rx_pps.max(1.0)).map(|lost| lost.median),
             quiet: spread(|run| run.net_p10).map(|spread| spread.min),
             verified,
             stages: BTreeMap::new(),
@@ -215,6 +220,7 @@ mod tests {
             frames: 1,
             ring: 1,
             seal_tsc: 0.0,
+            rx_pps: 1e6,
             tx_pps: 1e6,
             ratio: 1.4,
             core_ghz: 3.7,
