@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 pub mod control;
+pub mod handover;
 pub mod idle;
 pub mod limit;
 pub mod links;

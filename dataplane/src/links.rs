@@ -13,6 +13,7 @@ use api::record::FiveTuple;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use dpdk::Mbuf;
 
+use crate::handover;
 use crate::idle::Bell;
 use crate::packet::Origin;
 use crate::port::PortIndex;
@@ -21,8 +22,6 @@ use crate::port::PortIndex;
 pub const PUNT_CHANNEL_FRAMES: usize = 4096;
 /// Frames on their way from the control thread to one worker.
 pub const INJECT_CHANNEL_FRAMES: usize = 1024;
-/// Frames on their way from all other workers to one.
-pub const HANDOVER_CHANNEL_FRAMES: usize = 4096;
 /// Notices on their way to the control thread, from all workers.
 pub const NOTICE_CHANNEL_ENTRIES: usize = 4096;
 
@@ -94,6 +93,7 @@ pub enum Injected {
 }
 
 /// A frame for the worker that owns the SA it needs. It is classified again there.
+#[derive(Debug)]
 pub struct HandedOver {
     /// From its Ethernet header on, as it arrived.
     pub frame: Mbuf,
@@ -153,9 +153,9 @@ pub struct WorkerLinks {
     /// Frames from the control thread.
     pub injected: Receiver<Injected>,
     /// Frames from other workers.
-    pub handed_over: Receiver<HandedOver>,
+    pub handed_over: handover::Inbox,
     /// Frames for other workers, by worker number.
-    pub peers: Vec<Sender<HandedOver>>,
+    pub peers: Vec<handover::Sender>,
 }
 
 /// The control thread's ends.
@@ -178,9 +178,7 @@ pub fn connect(workers: usize) -> std::io::Result<(ControlLinks, Vec<WorkerLinks
     let bell = Arc::new(Bell::new()?);
     let (exceptions, exceptions_out) = bounded(PUNT_CHANNEL_FRAMES);
     let (notices, notices_out) = bounded(NOTICE_CHANNEL_ENTRIES);
-    let handover: Vec<_> = (0..workers)
-        .map(|_| bounded(HANDOVER_CHANNEL_FRAMES))
-        .collect();
+    let handover: Vec<_> = (0..workers).map(|_| handover::channel()).collect();
     let peers: Vec<_> = handover.iter().map(|(sender, _)| sender.clone()).collect();
     let mut injectors = Vec::with_capacity(workers);
     let mut ends = Vec::with_capacity(workers);

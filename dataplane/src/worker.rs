@@ -7,6 +7,7 @@ mod crypto;
 mod exits;
 mod flight;
 mod forward;
+mod handover;
 mod inbound;
 mod limits;
 mod outbound;
@@ -164,6 +165,7 @@ impl Worker {
                 share.lap(clock(), false, &mut self.work.exits.counts);
             }
         }
+        self.work.exits.stop();
         self.publish();
     }
 
@@ -199,7 +201,9 @@ impl Worker {
         };
         hands.exits.start_turn(view.now_ms);
         hands.exits.counts.add(Counter::Rounds, 1);
-        Some(work(hands, &view))
+        let done = work(hands, &view);
+        hands.exits.end_turn();
+        Some(done)
     }
 
     /// Makes the counters visible to readers.

@@ -7,8 +7,9 @@ use api::counters::{Counter, Counts, DropReason, PortCounter};
 use crossbeam_channel::TrySendError;
 use dpdk::{Batch, Mbuf, TxQueue};
 
+use super::handover::Leaving;
 use crate::limit::TokenBucket;
-use crate::links::{Class, Exception, HandedOver, Held, Notice, Punt, WorkerLinks};
+use crate::links::{Class, Exception, Held, Notice, Punt, WorkerLinks};
 use crate::packet::Packet;
 use crate::port::{MAX_PORTS, PortIndex};
 
@@ -61,6 +62,8 @@ struct Outgoing {
 pub(super) struct Exits {
     pub(super) counts: Counts,
     pub(super) links: WorkerLinks,
+    /// Packets for other workers.
+    pub(super) leaving: Leaving,
     outgoing: Vec<Outgoing>,
     /// Ports whose batch is not empty, one bit each.
     waiting: u32,
@@ -90,6 +93,7 @@ impl Exits {
         };
         Self {
             counts: Counts::new(),
+            leaving: Leaving::new(links.peers.len()),
             links,
             outgoing: (0..MAX_PORTS).map(|_| Outgoing::default()).collect(),
             waiting: 0,
@@ -139,7 +143,7 @@ impl Exits {
         self.discard_frame(packet.take_frame(), reason);
     }
 
-    fn discard_frame(&mut self, frame: Option<Mbuf>, reason: DropReason) {
+    pub(super) fn discard_frame(&mut self, frame: Option<Mbuf>, reason: DropReason) {
         drop(frame);
         self.counts.drop_one(reason);
     }
@@ -214,31 +218,6 @@ impl Exits {
         match self.links.exceptions.try_send(message(frame)) {
             Ok(()) => self.told_control = true,
             Err(TrySendError::Full(_)) => self.counts.drop_one(DropReason::PuntFull),
-            Err(TrySendError::Disconnected(_)) => self.counts.drop_one(DropReason::Stopping),
-        }
-    }
-
-    /// Gives a packet to the worker that owns its SA.
-    fn hand_over(&mut self, packet: &mut Packet, worker: usize) {
-        let (port, origin, hops) = (packet.port, packet.origin, packet.hops);
-        let vrf = packet.vrf;
-        let (Some(frame), Some(peer)) = (packet.take_frame(), self.links.peers.get(worker)) else {
-            return self.counts.drop_one(DropReason::Internal);
-        };
-        // An SA that changes hands all the time must not keep a packet for ever.
-        if hops >= HandedOver::MAX_HOPS {
-            return self.discard_frame(Some(frame), DropReason::HandoverFull);
-        }
-        let message = HandedOver {
-            frame,
-            port,
-            origin,
-            vrf,
-            hops: hops + 1,
-        };
-        match peer.try_send(message) {
-            Ok(()) => self.counts.add(Counter::HandedOver, 1),
-            Err(TrySendError::Full(_)) => self.counts.drop_one(DropReason::HandoverFull),
             Err(TrySendError::Disconnected(_)) => self.counts.drop_one(DropReason::Stopping),
         }
     }

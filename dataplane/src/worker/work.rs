@@ -13,7 +13,7 @@ use super::recall::Recall;
 use super::search::Search;
 use super::stage_clock::StageClock;
 use super::{View, answer, inbound, outbound};
-use crate::links::{HandedOver, Held, Injected};
+use crate::links::{Held, Injected};
 use crate::packet::{Origin, Packet};
 use crate::port::{PortIndex, PortInfo};
 
@@ -22,7 +22,7 @@ const CHANNEL_BURST: usize = dpdk::BATCH_SIZE;
 /// How many frames ahead of the one whose headers are asked for descriptions are.
 const PREFETCH_FRAMES: usize = 8;
 /// Cache lines of a frame that classification and the stages behind it look at.
-const HEADER_LINES: usize = 2;
+pub(super) const HEADER_LINES: usize = 2;
 /// Those in front of it that outer headers will be written to.
 const ROOM_LINES: usize = 1;
 
@@ -172,32 +172,6 @@ impl Work {
         let mut packet = Packet::new(frame, port, vrf, Origin::Twin);
         let exit = outbound::release(view, &mut packet, next_hop);
         self.exits.leave(&mut packet, exit);
-    }
-
-    fn take_handed_over(&mut self, view: &View<'_>) -> usize {
-        let mut flight = Flight::default();
-        for _ in 0..CHANNEL_BURST {
-            let Ok(from) = self.exits.links.handed_over.try_recv() else {
-                break;
-            };
-            let HandedOver {
-                frame,
-                port,
-                origin,
-                vrf,
-                hops,
-            } = from;
-            match flight.board(frame, port, vrf, origin) {
-                Some(packet) => packet.hops = hops,
-                None => self.exits.counts.drop_one(DropReason::Internal),
-            }
-        }
-        let taken = flight.lanes.len();
-        if taken > 0 {
-            self.exits.counts.add(Counter::TakenOver, taken as u64);
-            self.process(view, &mut flight);
-        }
-        taken
     }
 
     /// Sorts what arrived: ESP, clear packets, exceptions.

@@ -201,6 +201,23 @@ impl Mbuf {
         inline::prefetch(self.0.as_ptr().cast());
     }
 
+    /// Asks for the fields that describe the buffer, which another core has written last and which
+    /// will be written.
+    #[inline(always)]
+    pub fn prefetch_to_write(&self) {
+        inline::prefetch_to_write(self.0.as_ptr().cast());
+    }
+
+    /// As [`prefetch_data`](Self::prefetch_data), for data that another core has and that will be
+    /// written.
+    #[inline(always)]
+    pub fn prefetch_data_to_write(&self, before: usize, lines: usize) {
+        let first = self.start().wrapping_sub(64 * before);
+        for line in 0..before + lines {
+            inline::prefetch_to_write(first.wrapping_add(64 * line));
+        }
+    }
+
     /// Asks for `before` cache lines in front of the data and `lines` from its start on. Reads the
     /// fields: ask for them before.
     #[inline(always)]

@@ -24,7 +24,9 @@ use dpdk::{
 };
 
 use super::packets::frame;
-use crate::links::{self, Class, ControlLinks, Exception, Held, Injected, Notice};
+use crate::handover::Frames;
+use crate::links::{self, Class, ControlLinks, Exception, HandedOver, Held, Injected, Notice};
+use crate::packet::Origin;
 use crate::port::{Mac, PortIndex, PortInfo, Side};
 use crate::state::State;
 use crate::tables::fib::{Route, Target};
@@ -176,7 +178,7 @@ impl Gateway {
                 queues,
                 links: worker_links.next().unwrap(),
                 limits: ExceptionLimits::default(),
-                max_latency_us: 0,
+                max_latency_us: 50,
                 stage_clock: true,
             })
         };
@@ -405,15 +407,47 @@ impl Gateway {
     /// One turn of the second worker, which receives from no port. It borrows the first one's
     /// queues to send by.
     pub(super) fn second_turn(&mut self) {
-        for port in [INSIDE, OUTSIDE].map(port) {
-            let queue = self.worker.work.exits.take_queue(port).unwrap();
-            self.second.work.exits.set_queue(port, queue);
-        }
+        self.swap_senders();
         assert!(self.second.turn());
+        self.swap_senders();
+        self.settle();
+    }
+
+    /// Gives one worker's queues to send by to the other.
+    pub(super) fn swap_senders(&mut self) {
+        let (first, second) = (&mut self.worker.work.exits, &mut self.second.work.exits);
         for port in [INSIDE, OUTSIDE].map(port) {
-            let queue = self.second.work.exits.take_queue(port).unwrap();
-            self.worker.work.exits.set_queue(port, queue);
+            let queues = (first.take_queue(port), second.take_queue(port));
+            if let Some(queue) = queues.0 {
+                second.set_queue(port, queue);
+            }
+            if let Some(queue) = queues.1 {
+                first.set_queue(port, queue);
+            }
         }
+    }
+
+    /// The second worker ends.
+    pub(super) fn stop_second(&mut self) {
+        self.second.run(&AtomicBool::new(true));
+        self.settle();
+    }
+
+    /// One turn of the first worker with a frame that was handed on so often.
+    pub(super) fn hand_over_to_first(&mut self, frame: &[u8], hops: u8) {
+        let exits = &mut self.second.work.exits;
+        let mut frames = Frames::new();
+        frames.push(HandedOver {
+            frame: pool().alloc_copy(frame).unwrap(),
+            port: port(INSIDE),
+            origin: Origin::Wire,
+            vrf: Vrf(0),
+            hops,
+        });
+        assert_eq!(exits.links.peers[0].send(&mut frames), Ok(()));
+        exits.counts.add(Counter::Rx, 1);
+        exits.counts.add(Counter::HandedOver, 1);
+        assert!(self.worker.turn());
         self.settle();
     }
 
@@ -430,7 +464,7 @@ impl Gateway {
     }
 
     /// Plays the control thread, and looks whether any packet is missing.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         while let Ok(exception) = self.control.exceptions.try_recv() {
             match exception {
                 Exception::Punt(punt) => {
@@ -526,13 +560,13 @@ impl Drop for Gateway {
 
 /// Rings in memory as ports: what a worker sends by one, the test receives. A process can have only
 /// so many, so they are used again.
-struct Rings {
-    wires: Vec<RxQueue>,
-    transmit: Vec<TxQueue>,
+pub(super) struct Rings {
+    pub(super) wires: Vec<RxQueue>,
+    pub(super) transmit: Vec<TxQueue>,
 }
 
 impl Rings {
-    fn take() -> Self {
+    pub(super) fn take() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let mut env = env();
         if let Some(rings) = env.rings.pop() {

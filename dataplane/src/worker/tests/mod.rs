@@ -3,6 +3,7 @@
 mod bench;
 mod busy;
 mod forward;
+mod handover;
 mod inbound;
 mod outbound;
 mod packets;

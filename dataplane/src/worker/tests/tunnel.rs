@@ -192,37 +192,3 @@ fn a_rekey_loses_no_packet_and_touches_no_policy() {
     assert_eq!(sealed[34..38], fresh.0.to_be_bytes());
     assert_eq!(a.writer.tables().snapshot().version, version);
 }
-
-#[test]
-fn packets_of_another_workers_sa_are_handed_over_before_they_are_numbered() {
-    let shape = TunnelShape {
-        shard: 2,
-        ..TunnelShape::default()
-    };
-    let (mut a, mut b) = (Gateway::new(1, shape), Gateway::new(2, shape));
-    let packet = inner(false);
-    let row = a
-        .writer
-        .tables()
-        .sad
-        .geometry()
-        .row(a.outbound_id())
-        .unwrap();
-    a.receive(INSIDE, &[a.frame_to(INSIDE, &packet.ip())]);
-    assert_eq!(a.state.row(row).unwrap().sequence(), 0);
-    assert_eq!(a.sent(OUTSIDE), Vec::<Vec<u8>>::new());
-    a.second_turn();
-    assert_eq!(a.state.row(row).unwrap().sequence(), 1);
-    b.receive(OUTSIDE, &[a.sent_one(OUTSIDE)]);
-    b.second_turn();
-    let arrived = packet.after_hops(2).ip();
-    assert_eq!(
-        b.sent_one(INSIDE),
-        frame(HOST_MAC, mac(2, INSIDE), &arrived)
-    );
-    for gateway in [&a, &b] {
-        assert_eq!(gateway.count(Counter::HandedOver), 1);
-        assert_eq!(gateway.count(Counter::TakenOver), 1);
-        assert_eq!(gateway.drops(), []);
-    }
-}
