@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 .DEFAULT_GOAL := all
-.PHONY: all help deps check test e2e demo interop kernel-peer bench bench-full fuzz soak loom miri install clean
+.PHONY: all help deps check test e2e demo interop kernel-peer bench bench-full fuzz soak order loom miri install clean
 
 all: ## build everything in release mode
 	$(CARGO) build --release --workspace
@@ -53,6 +53,9 @@ fuzz: deps ## one minute for each fuzz target
 
 soak: deps all ## ten million random and mutated frames and IKE messages
 	.ci/soak
+
+order: deps ## ten million packets of one SA through two gateways: none is lost or overtaken
+	CULVERT_ORDER_PACKETS=10000000 $(CARGO) test --quiet --release -p culvert-dataplane --lib order:: -- --test-threads=1
 
 loom: ## model-check the shared-memory ring
 	RUSTFLAGS="--cfg loom" $(CARGO) test --quiet --target-dir target/loom -p api --lib ring::

@@ -28,7 +28,7 @@ const ROOM_LINES: usize = 1;
 
 /// Queues, exits and what the stages count.
 pub(super) struct Work {
-    receivers: Vec<(PortIndex, RxQueue)>,
+    pub(super) receivers: Vec<(PortIndex, RxQueue)>,
     pub(super) exits: Exits,
     search: Search,
     recall: Recall,

@@ -20,7 +20,8 @@ use api::region::StateSizes;
 use api::selector::{ANY_PORTS, AddrRange, Selector};
 use api::side::DataplaneSide;
 use dpdk::{
-    Batch, Eal, EalOptions, HugePages, Mempool, MempoolConfig, Port, PortConfig, RxQueue, TxQueue,
+    Batch, Eal, EalOptions, HugePages, Mbuf, Mempool, MempoolConfig, Port, PortConfig, RxQueue,
+    TxQueue,
 };
 
 use super::packets::frame;
@@ -115,6 +116,11 @@ fn env() -> MutexGuard<'static, Env> {
 
 fn pool() -> Mempool {
     env().pool
+}
+
+/// A buffer with this frame in it.
+pub(super) fn buffer(frame: &[u8]) -> Mbuf {
+    pool().alloc_copy(frame).unwrap()
 }
 
 pub(super) fn port(index: usize) -> PortIndex {
@@ -425,6 +431,16 @@ impl Gateway {
                 first.set_queue(port, queue);
             }
         }
+    }
+
+    /// The first worker receives from this queue in its turns.
+    pub(super) fn receive_from(&mut self, on: usize, queue: RxQueue) {
+        self.worker.work.receivers.push((port(on), queue));
+    }
+
+    /// Both workers, to run on threads, and what ports send meanwhile.
+    pub(super) fn split(&mut self) -> ([&mut Worker; 2], &mut [RxQueue]) {
+        ([&mut self.worker, &mut self.second], &mut self.wires)
     }
 
     /// The second worker ends.
