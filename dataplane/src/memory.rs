@@ -7,6 +7,7 @@
 //! worker can hold a reference into it.
 
 use core::cell::UnsafeCell;
+use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -18,6 +19,8 @@ use crate::quiescence::{Grace, Quiescence, Turn};
 
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
+/// Bytes of a huge page.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Bytes of the smallest page.
 const PAGE_BYTES: usize = 4096;
 
@@ -49,15 +52,18 @@ unsafe impl Zero for AtomicU32 {}
 // SAFETY: an integer.
 unsafe impl Zero for AtomicU64 {}
 // SAFETY: integers.
-unsafe impl Zero for [u64; 4] {}
+unsafe impl<const N: usize> Zero for [u64; N] {}
 // SAFETY: nothing is claimed about the bytes of a `MaybeUninit`.
 unsafe impl<T> Zero for Cell<T> {}
 
-/// A fixed array of zeroed memory in huge pages, as far as the kernel gives some. Pages that are
-/// not touched take no memory.
+/// A fixed array of zeroed memory in huge pages of its own, as far as the kernel gives some. Pages that
+/// are not touched take no memory.
 struct Pages<T> {
     first: NonNull<T>,
     len: usize,
+    /// All that was mapped, in bytes.
+    mapped: NonNull<c_void>,
+    mapped_bytes: usize,
 }
 
 // SAFETY: the array is owned by this value; what it holds decides.
@@ -70,14 +76,22 @@ impl<T: Zero> Pages<T> {
     /// When the address space is used up: the process has only just started then.
     #[expect(clippy::panic, reason = "as an allocation that fails")]
     fn new(len: usize) -> Self {
-        let bytes = (len * size_of::<T>()).max(1);
+        let bytes = (len * size_of::<T>())
+            .max(1)
+            .next_multiple_of(HUGE_PAGE_BYTES);
+        // Somewhere in so many bytes a huge page begins.
+        let mapped_bytes = bytes + HUGE_PAGE_BYTES;
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
         let flags = flags | MapFlags::NORESERVE;
+        let anywhere = core::ptr::null_mut();
         // SAFETY: the kernel chooses the address, so no other mapping is touched.
-        let mapped = unsafe { mm::mmap_anonymous(core::ptr::null_mut(), bytes, protection, flags) };
-        let Some(first) = mapped.ok().and_then(NonNull::new) else {
+        let mapped = unsafe { mm::mmap_anonymous(anywhere, mapped_bytes, protection, flags) };
+        let Some(mapped) = mapped.ok().and_then(NonNull::new) else {
             panic!("no address space for {bytes} bytes of tables");
         };
+        let before = mapped.cast::<u8>().align_offset(HUGE_PAGE_BYTES);
+        // SAFETY: less than a huge page on, so that `bytes` are left behind it.
+        let first = unsafe { mapped.byte_add(before) };
         // SAFETY: the range was mapped above; the advice changes no byte of it. Without huge pages
         // lookups are slower and just as right.
         let _ = unsafe { mm::madvise(first.as_ptr(), bytes, Advice::LinuxHugepage) };
@@ -86,6 +100,8 @@ impl<T: Zero> Pages<T> {
         Self {
             first: first.cast(),
             len,
+            mapped,
+            mapped_bytes,
         }
     }
 }
@@ -119,17 +135,16 @@ impl<T> Pages<T> {
 
 impl<T> Drop for Pages<T> {
     fn drop(&mut self) {
-        let bytes = (self.len * size_of::<T>()).max(1);
         // SAFETY: exactly what `new` mapped; no reference outlives `self`. A failure leaves it
         // mapped, which harms nobody.
-        let _ = unsafe { mm::munmap(self.first.as_ptr().cast(), bytes) };
+        let _ = unsafe { mm::munmap(self.mapped.as_ptr(), self.mapped_bytes) };
     }
 }
 
-/// Entries of half a cache line, zeros at first, that one thread has for itself.
-pub struct Entries(Pages<[u64; 4]>);
+/// Entries of `N` words, zeros at first, that one thread has for itself.
+pub struct Entries<const N: usize>(Pages<[u64; N]>);
 
-impl Entries {
+impl<const N: usize> Entries<N> {
     /// So many; those that are never written take no memory.
     #[must_use]
     pub fn new(len: usize) -> Self {
@@ -139,13 +154,13 @@ impl Entries {
     /// The entry with this number.
     #[inline(always)]
     #[must_use]
-    pub fn get(&self, at: usize) -> Option<&[u64; 4]> {
+    pub fn get(&self, at: usize) -> Option<&[u64; N]> {
         self.0.as_slice().get(at)
     }
 
     /// The same, to write.
     #[inline(always)]
-    pub fn get_mut(&mut self, at: usize) -> Option<&mut [u64; 4]> {
+    pub fn get_mut(&mut self, at: usize) -> Option<&mut [u64; N]> {
         self.0.as_mut_slice().get_mut(at)
     }
 }
@@ -228,14 +243,6 @@ impl Numbers {
     pub fn set(&self, index: u32, to: u32) {
         if let Some(number) = self.0.as_slice().get(index as usize) {
             number.store(to, Ordering::Release);
-        }
-    }
-
-    /// Asks for a number.
-    #[inline]
-    pub fn prefetch(&self, index: u32) {
-        if let Some(number) = self.0.as_slice().get(index as usize) {
-            prefetch(number);
         }
     }
 }

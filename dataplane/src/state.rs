@@ -49,12 +49,14 @@ impl State {
     }
 
     /// A row by its number.
+    #[inline(always)]
     #[must_use]
     pub fn row(&self, row: u32) -> Option<SaRow<'_>> {
         self.states.row(row)
     }
 
     /// An SA's replay window; `None` if the memory is not what it should be.
+    #[inline(always)]
     #[must_use]
     pub fn window<'a>(
         &'a self,

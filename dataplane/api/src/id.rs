@@ -235,12 +235,14 @@ impl Geometry {
     }
 
     /// All rows, static ones included.
+    #[inline]
     #[must_use]
     pub const fn rows(&self) -> u32 {
         self.max_sas() + self.static_rows
     }
 
     /// The row of an SA; `None` when this table has no such row.
+    #[inline]
     #[must_use]
     pub fn row(&self, id: SaId) -> Option<u32> {
         let (shard, index) = (u32::from(id.shard()), u32::from(id.index()));

@@ -21,12 +21,14 @@ pub struct WindowSlot {
 
 impl WindowSlot {
     /// Words of the window: a power of two, 1 to 1,024.
+    #[inline]
     #[must_use]
     pub const fn words(self) -> usize {
         self.words as usize
     }
 
     /// Offset in units of 64 bytes.
+    #[inline]
     pub(crate) const fn unit(self) -> u32 {
         self.unit
     }
@@ -36,6 +38,7 @@ impl WindowSlot {
     }
 
     /// Whether the whole block lies within so many units.
+    #[inline]
     pub(crate) const fn is_within(self, units: u32) -> bool {
         match self.unit.checked_add(1 << self.order()) {
             Some(end) => end <= units,

@@ -66,19 +66,20 @@ pub fn fold(sum: u32) -> u16 {
     !u16::from_be_bytes([high, low])
 }
 
-/// Whether the checksum of an IPv4 header without options is right. The sum is the same in any byte
-/// order (RFC 1071 2 B), so five additions of native words do.
+/// Whether the checksum of an IPv4 header without options is right: its words, first to last, in any
+/// byte order (RFC 1071 2 B). The sum of 64-bit words with their carries is the one of 16-bit words
+/// but for multiples of 0xffff, and only a header of zeros sums up to none.
 #[inline(always)]
 #[must_use]
-pub fn is_right_v4(header: &[u8; 20]) -> bool {
-    let (words, _) = header.as_chunks::<4>();
-    let sum = words.iter().fold(0_u64, |sum, word| {
-        sum.wrapping_add(u64::from(u32::from_ne_bytes(*word)))
-    });
-    let sum = (sum & 0xffff_ffff).wrapping_add(sum >> 32);
-    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
-    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
-    sum == 0xffff
+pub const fn is_right_v4(first: u64, second: u64, third: u32) -> bool {
+    let (sum, carry) = first.overflowing_add(second);
+    // A sum that carried is below the largest.
+    let sum = sum.wrapping_add(carry as u64);
+    let (sum, carry) = sum.overflowing_add(third as u64);
+    let sum = sum.wrapping_add(carry as u64);
+    // A multiple of 0xffff, by its inverse modulo 2^64: one multiplication (Granlund and Montgomery,
+    // "Division by invariant integers using multiplication", 9).
+    sum.wrapping_mul(0xfffe_fffe_fffe_ffff) <= u64::MAX / 0xffff
 }
 
 /// The checksum after one 16-bit word changed from `old` to `new` (RFC 1624 3, equation 3).
@@ -117,6 +118,25 @@ pub fn udp_v6(source: Ipv6Addr, destination: Ipv6Addr, datagram: &[u8]) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By words against the definition: every checksum over a few headers.
+    #[test]
+    fn right_headers_are_told_by_words() {
+        for seed in [0_u8, 1, 0x7f, 0xff] {
+            let mut header: [u8; 20] = core::array::from_fn(|at| {
+                seed.wrapping_mul(u8::try_from(at).unwrap())
+                    .wrapping_add(seed)
+            });
+            header[0] = 0x45;
+            for sum in 0..=u16::MAX {
+                header[10..12].copy_from_slice(&sum.to_be_bytes());
+                let word = |at: usize| u64::from_be_bytes(*header[at..].first_chunk().unwrap());
+                let last = u32::from_be_bytes(*header[16..].first_chunk().unwrap());
+                let right = internet(&header) == 0;
+                assert_eq!(is_right_v4(word(0), word(8), last), right, "{sum:x}");
+            }
+        }
+    }
 
     /// RFC 1071 3: the example sums to ddf2.
     #[test]

@@ -89,15 +89,33 @@ pub fn esp_plain(outer: &Head) -> Result<Range<usize>, DecapError> {
 /// # Errors
 /// [`DecapError`]: fragment, bad UDP length, bad checksum over IPv6, too short for any of the
 /// three.
+#[inline(always)]
 pub fn esp_in_udp(outer: &Head, packet: &[u8]) -> Result<InUdp, DecapError> {
     let l4 = esp_plain(outer)?;
+    let start = l4.start.saturating_add(UDP_HEADER_BYTES);
+    // The UDP header, and SPI or marker.
+    let datagram = packet.get(l4.clone()).unwrap_or_default();
+    if let Some(&[_, _, _, _, l0, l1, _, _, ref spi @ ..]) = datagram.first_chunk::<12>()
+        && outer.family == Family::V4
+        && *spi != [0; NON_ESP_MARKER_BYTES]
+    {
+        // RFC 3948 2.1: over IPv4 the checksum is not looked at.
+        let length = usize::from(u16::from_be_bytes([l0, l1]));
+        if (UDP_HEADER_BYTES + NON_ESP_MARKER_BYTES..=datagram.len()).contains(&length) {
+            return Ok(InUdp::Esp(start..l4.start.saturating_add(length)));
+        }
+    }
+    any_in_udp(outer, packet, l4)
+}
+
+#[inline(never)]
+fn any_in_udp(outer: &Head, packet: &[u8], l4: Range<usize>) -> Result<InUdp, DecapError> {
     let rest = packet.get(l4.clone()).ok_or(DecapError::UdpLength)?;
     let length = usize::from(u16_at(rest, 4).ok_or(DecapError::UdpLength)?);
     let datagram = rest.get(..length).ok_or(DecapError::UdpLength)?;
     let payload = datagram
         .get(UDP_HEADER_BYTES..)
         .ok_or(DecapError::UdpLength)?;
-    // RFC 3948 2.1: over IPv4 the checksum is not looked at.
     if outer.family == Family::V6 {
         let (source, destination) = head::addresses_v6(packet);
         let (source, destination) = (
@@ -208,6 +226,40 @@ pub enum Trailer {
 /// [`DecapError::Padding`], [`DecapError::NextHeader`]
 #[inline(always)]
 pub fn trailer(plaintext: &[u8]) -> Result<Trailer, DecapError> {
+    if let Some((family, payload_len)) = short_trailer(plaintext) {
+        return Ok(Trailer::Packet(family, payload_len));
+    }
+    any_trailer(plaintext)
+}
+
+/// The usual trailer: a packet, and few bytes of right padding, all in the last word.
+#[inline(always)]
+fn short_trailer(plaintext: &[u8]) -> Option<(Family, usize)> {
+    /// Padding (RFC 4303 2.4), the first byte lowest.
+    const PADDING: u64 = 0x06_05_04_03_02_01;
+    const NEXT_IPV4: u64 = protocol::IPV4 as u64;
+    const NEXT_IPV6: u64 = protocol::IPV6 as u64;
+    let last = u64::from_le_bytes(*plaintext.last_chunk::<8>()?);
+    // Cut out of the word: read by themselves, the rest would be put together from pieces.
+    let (pad_len, next_header) = (last >> 48 & 0xff, last >> 56);
+    let family = match next_header {
+        NEXT_IPV4 => Family::V4,
+        NEXT_IPV6 => Family::V6,
+        _ => return None,
+    };
+    let pad_bits = pad_len.wrapping_mul(8);
+    let behind = 48_u64.checked_sub(pad_bits)?;
+    let mask = (1_u64 << (pad_bits & 63)).wrapping_sub(1);
+    if ((last >> (behind & 63)) ^ PADDING) & mask != 0 {
+        return None;
+    }
+    let trailer_len = usize::try_from(pad_len).ok()?.wrapping_add(TRAILER_BYTES);
+    Some((family, plaintext.len().checked_sub(trailer_len)?))
+}
+
+#[cold]
+#[inline(never)]
+fn any_trailer(plaintext: &[u8]) -> Result<Trailer, DecapError> {
     let (body, [pad_len, next_header]) = plaintext
         .split_last_chunk::<TRAILER_BYTES>()
         .ok_or(DecapError::Padding)?;
@@ -239,15 +291,12 @@ pub fn inner(plaintext: &[u8]) -> Result<Inner, DecapError> {
         return Ok(Inner::Dummy);
     };
     let payload = plaintext.get(..payload_len).unwrap_or_default();
-    let head = match Head::plain_v4(payload).filter(|_| family == Family::V4) {
-        Some(head) => Ok(head),
-        None => Head::parse_as(family, payload),
-    };
+    let plain = Head::plain(family, payload);
+    let head = plain.map_or_else(|| Head::parse_as(family, payload), Ok);
     head.map(Inner::Packet).map_err(DecapError::Inner)
 }
 
 /// RFC 4303 2.4: 1, 2, 3, .. as far as there is padding.
-#[inline(always)]
 fn is_padding(padding: &[u8]) -> bool {
     padding.iter().zip(1..=u8::MAX).all(|(is, due)| *is == due)
 }

@@ -21,8 +21,8 @@ use crate::{
 pub const OUTER_TTL: u8 = 64;
 /// Longest outer header: IPv6 and UDP, in bytes.
 const MAX_HEADER_BYTES: usize = IPV6_HEADER_BYTES + UDP_HEADER_BYTES;
-pub(crate) const ECN_MASK: u8 = 0b11;
-pub(crate) const DF_FLAG: u16 = 0x4000;
+const ECN_MASK: u8 = 0b11;
+const DF_FLAG: u16 = 0x4000;
 
 /// DF of an outer IPv4 header (RFC 4301 8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,18 +118,36 @@ pub struct Sizes {
     pub append: usize,
 }
 
+/// What the outer headers are, which says how long they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    V4,
+    V4Udp,
+    V6,
+    V6Udp,
+}
+
+/// Outer headers, ESP header and IV of each [`Shape`], in bytes.
+const V4_BYTES: usize = IPV4_HEADER_BYTES + ESP_HEADER_BYTES + IV_BYTES;
+const V4_UDP_BYTES: usize = V4_BYTES + UDP_HEADER_BYTES;
+const V6_BYTES: usize = IPV6_HEADER_BYTES + ESP_HEADER_BYTES + IV_BYTES;
+const V6_UDP_BYTES: usize = V6_BYTES + UDP_HEADER_BYTES;
+
 /// The prebuilt outer header of one outbound SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Tunnel {
-    pub(crate) header: [u8; MAX_HEADER_BYTES],
     /// One's complement sum of the header's constant 16-bit words, IPv4 only.
-    pub(crate) sum: u32,
-    pub(crate) family: Family,
-    pub(crate) udp: bool,
-    pub(crate) icv_len: u8,
-    pub(crate) df: Df,
-    pub(crate) dscp: Dscp,
-    pub(crate) copy_ecn: bool,
+    sum: u32,
+    /// DF: what of the inner one counts, and what is always set.
+    df_copied: u16,
+    df_fixed: u16,
+    /// Type of service: what of the inner one counts, and what is always set.
+    tos_copied: u8,
+    tos_fixed: u8,
+    icv_len: u8,
+    shape: Shape,
+    header: [u8; MAX_HEADER_BYTES],
 }
 
 // One cache line: every outbound packet reads it.
@@ -163,24 +181,48 @@ impl Tunnel {
             let _ = put(&mut header, at, source.to_be_bytes());
             let _ = put(&mut header, at.saturating_add(2), destination.to_be_bytes());
         }
-        let (df, dscp, copy_ecn) = (config.df, config.dscp, config.copy_ecn);
-        let sum = header.first_chunk().map_or(0, constant_sum);
+        let (df_copied, df_fixed) = match config.df {
+            Df::Copy => (DF_FLAG, 0),
+            Df::Set => (0, DF_FLAG),
+            Df::Clear => (0, 0),
+        };
+        // DSCP by configuration, ECN copied (RFC 6040 4.1 normal mode) or 0.
+        let (dscp_copied, tos_fixed) = match config.dscp {
+            Dscp::Copy => (!ECN_MASK, 0),
+            Dscp::Fixed(dscp) => (0, dscp << 2),
+        };
+        let ecn_copied = if config.copy_ecn { ECN_MASK } else { 0 };
         Ok(Self {
-            header,
-            sum,
-            family,
-            udp,
+            sum: header.first_chunk().map_or(0, constant_sum),
+            df_copied,
+            df_fixed,
+            tos_copied: dscp_copied | ecn_copied,
+            tos_fixed,
             icv_len,
-            df,
-            dscp,
-            copy_ecn,
+            shape: match (family, udp) {
+                (Family::V4, false) => Shape::V4,
+                (Family::V4, true) => Shape::V4Udp,
+                (Family::V6, false) => Shape::V6,
+                (Family::V6, true) => Shape::V6Udp,
+            },
+            header,
         })
     }
 
     /// IP version of the outer header.
     #[must_use]
     pub const fn family(&self) -> Family {
-        self.family
+        match self.shape {
+            Shape::V4 | Shape::V4Udp => Family::V4,
+            Shape::V6 | Shape::V6Udp => Family::V6,
+        }
+    }
+
+    /// Whether [`finish`](Self::finish) has something to do.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_finished_later(&self) -> bool {
+        matches!(self.shape, Shape::V6Udp)
     }
 
     /// Length of the ICV in bytes.
@@ -193,10 +235,10 @@ impl Tunnel {
     #[inline(always)]
     #[must_use]
     pub fn sizes(&self, inner_len: usize) -> Sizes {
-        let trailer = pad_len(inner_len).saturating_add(TRAILER_BYTES);
+        let trailer = pad_len(inner_len).wrapping_add(TRAILER_BYTES);
         Sizes {
             prepend: self.prepend(),
-            append: trailer.saturating_add(self.icv_len()),
+            append: trailer.wrapping_add(self.icv_len()),
         }
     }
 
@@ -237,7 +279,9 @@ impl Tunnel {
     ) -> Result<Protected, EncapError> {
         let sizes = self.sizes(inner.len());
         let outer_len = inner.len().saturating_add(self.overhead(inner.len()));
-        let outer_len_field = u16::try_from(outer_len).map_err(|_| EncapError::TooLong)?;
+        if outer_len > u16::MAX.into() {
+            return Err(EncapError::TooLong);
+        }
         if frame.len() != outer_len {
             return Err(EncapError::Length);
         }
@@ -245,13 +289,8 @@ impl Tunnel {
         if !(1..=limit).contains(&sequence) {
             return Err(EncapError::Sequence);
         }
-        let (headers, sealed) = frame
-            .split_at_mut_checked(sizes.prepend)
+        self.enclose(frame, inner, spi, sequence)
             .ok_or(EncapError::Length)?;
-        self.headers(headers, inner, spi, sequence, outer_len_field)
-            .ok_or(EncapError::Length)?;
-        let written = trailer(inner).and_then(|trailer| put(sealed, inner.len(), trailer));
-        written.ok_or(EncapError::Length)?;
         Ok(Protected {
             data: sizes.prepend..outer_len,
             iv: sequence.to_be_bytes(),
@@ -259,11 +298,87 @@ impl Tunnel {
         })
     }
 
+    /// As [`write`](Self::write), of a packet that is known to be as long as it has to be and a number
+    /// that is one of the SA's. Gives what is to be sealed; `None`, with nothing of use written, if
+    /// `outer` is shorter than its headers and the inner packet, or longer than IP can say.
+    #[inline(always)]
+    #[must_use]
+    pub fn enclose<'f>(
+        &self,
+        outer: &'f mut [u8],
+        inner: &Head,
+        spi: u32,
+        sequence: u64,
+    ) -> Option<&'f mut [u8]> {
+        match self.shape {
+            Shape::V4 => self.enclose_as::<V4_BYTES>(outer, inner, spi, sequence),
+            Shape::V4Udp => self.enclose_as::<V4_UDP_BYTES>(outer, inner, spi, sequence),
+            Shape::V6 => self.enclose_as::<V6_BYTES>(outer, inner, spi, sequence),
+            Shape::V6Udp => self.enclose_as::<V6_UDP_BYTES>(outer, inner, spi, sequence),
+        }
+    }
+
+    /// Of the shape with `N` bytes of headers: whatever depends on that alone is settled when this is
+    /// compiled, and all is written in words.
+    #[inline(always)]
+    fn enclose_as<'f, const N: usize>(
+        &self,
+        outer: &'f mut [u8],
+        inner: &Head,
+        spi: u32,
+        sequence: u64,
+    ) -> Option<&'f mut [u8]> {
+        let v6 = N >= V6_BYTES;
+        let outer_len = u16::try_from(outer.len()).ok()?;
+        let (headers, sealed) = outer.split_first_chunk_mut::<N>()?;
+        let at = N.wrapping_sub(ESP_HEADER_BYTES + IV_BYTES);
+        let (ip, esp) = headers.split_at_mut_checked(at)?;
+        ip.copy_from_slice(self.header.get(..at)?);
+        let tos = u64::from(inner.tos & self.tos_copied | self.tos_fixed);
+        let ip_len = if v6 {
+            IPV6_HEADER_BYTES
+        } else {
+            IPV4_HEADER_BYTES
+        };
+        let payload_len = outer_len.wrapping_sub(if v6 { 40 } else { 20 });
+        if v6 {
+            let label = 6 << 28 | tos << 20 | u64::from(flow_label(spi));
+            let [.., next_header, hop_limit] = *ip.first_chunk::<8>()?;
+            let rest = u64::from(u16::from_be_bytes([next_header, hop_limit]));
+            put(
+                ip,
+                0,
+                (label << 32 | u64::from(payload_len) << 16 | rest).to_be_bytes(),
+            )?;
+        } else {
+            let df = if inner.df { self.df_copied } else { 0 };
+            let (flags, id) = (
+                u64::from(df | self.df_fixed),
+                u64::from(id_v4(spi, sequence)),
+            );
+            let first = 0x4500 << 48 | tos << 48 | u64::from(outer_len) << 32 | id << 16 | flags;
+            // Four 16-bit words at most: it fits.
+            let variable = tos
+                .wrapping_add(u64::from(outer_len))
+                .wrapping_add(id)
+                .wrapping_add(flags);
+            let sum = self.sum.wrapping_add(u32::try_from(variable).ok()?);
+            put(ip, 0, first.to_be_bytes())?;
+            put(ip, 10, checksum::fold(sum).to_be_bytes())?;
+        }
+        if at > ip_len {
+            put(ip, ip_len.wrapping_add(4), payload_len.to_be_bytes())?;
+        }
+        write_esp(esp, spi, sequence)?;
+        *sealed.get_mut(inner.len()..)?.first_chunk_mut()? = trailer(inner)?;
+        Some(sealed)
+    }
+
     /// Completes the outer packet after sealing: the UDP checksum over IPv6, which covers the
     /// ciphertext (RFC 8200 8.1). Over IPv4 it stays zero (RFC 3948 2.1).
     #[inline]
     pub fn finish(&self, frame: &mut [u8]) {
-        if self.udp && self.family == Family::V6 {
+        if self.is_finished_later() {
             // A frame shorter than its headers was never written by `write`.
             let _ = put_udp_v6_checksum(frame);
         }
@@ -272,97 +387,12 @@ impl Tunnel {
     /// Bytes in front of the inner packet: outer headers, ESP header and IV.
     #[inline(always)]
     #[must_use]
-    pub fn prepend(&self) -> usize {
-        self.header_len()
-            .saturating_add(ESP_HEADER_BYTES + IV_BYTES)
-    }
-
-    #[inline(always)]
-    fn header_len(&self) -> usize {
-        let udp = if self.udp { UDP_HEADER_BYTES } else { 0 };
-        ip_header_len(self.family).saturating_add(udp)
-    }
-
-    /// The first 8 bytes of the IPv4 header, and the checksum of all.
-    #[inline(always)]
-    fn variable_v4(&self, inner: &Head, spi: u32, sequence: u64, outer_len: u16) -> (u64, u16) {
-        let df = match self.df {
-            Df::Copy => inner.df,
-            Df::Set => true,
-            Df::Clear => false,
-        };
-        let flags = if df { DF_FLAG } else { 0 };
-        let (tos, id) = (self.tos(inner.tos), id_v4(spi, sequence));
-        let variable = u32::from(tos)
-            .wrapping_add(u32::from(outer_len))
-            .wrapping_add(u32::from(id))
-            .wrapping_add(u32::from(flags));
-        let first = 0x45_u64 << 56
-            | u64::from(tos) << 48
-            | u64::from(outer_len) << 32
-            | u64::from(id) << 16
-            | u64::from(flags);
-        (first, checksum::fold(self.sum.wrapping_add(variable)))
-    }
-
-    fn headers(
-        &self,
-        headers: &mut [u8],
-        inner: &Head,
-        spi: u32,
-        sequence: u64,
-        outer_len: u16,
-    ) -> Option<()> {
-        let (outer, esp) = headers.split_at_mut_checked(self.header_len())?;
-        outer.copy_from_slice(self.header.get(..outer.len())?);
-        let payload_len = match self.family {
-            Family::V4 => {
-                self.fill_v4(outer, inner, spi, sequence, outer_len)?;
-                outer_len.checked_sub(20)?
-            }
-            Family::V6 => {
-                let payload_len = outer_len.checked_sub(40)?;
-                self.fill_v6(outer, inner, spi, payload_len)?;
-                payload_len
-            }
-        };
-        if self.udp {
-            let at = ip_header_len(self.family).saturating_add(4);
-            put(outer, at, payload_len.to_be_bytes())?;
-        }
-        write_esp(esp, spi, sequence)
-    }
-
-    fn fill_v4(
-        &self,
-        outer: &mut [u8],
-        inner: &Head,
-        spi: u32,
-        sequence: u64,
-        outer_len: u16,
-    ) -> Option<()> {
-        let (first, sum) = self.variable_v4(inner, spi, sequence, outer_len);
-        put(outer, 0, first.to_be_bytes())?;
-        put(outer, 10, sum.to_be_bytes())
-    }
-
-    fn fill_v6(&self, outer: &mut [u8], inner: &Head, spi: u32, payload_len: u16) -> Option<()> {
-        let tos = u32::from(self.tos(inner.tos));
-        let first = (6 << 28) | (tos << 20) | flow_label(spi);
-        put(outer, 0, first.to_be_bytes())?;
-        put(outer, 4, payload_len.to_be_bytes())
-    }
-
-    /// DSCP by configuration, ECN copied (RFC 6040 4.1 normal mode) or 0.
-    const fn tos(&self, inner_tos: u8) -> u8 {
-        let dscp = match self.dscp {
-            Dscp::Copy => inner_tos & !ECN_MASK,
-            Dscp::Fixed(dscp) => dscp << 2,
-        };
-        if self.copy_ecn {
-            dscp | (inner_tos & ECN_MASK)
-        } else {
-            dscp
+    pub const fn prepend(&self) -> usize {
+        match self.shape {
+            Shape::V4 => V4_BYTES,
+            Shape::V4Udp => V4_UDP_BYTES,
+            Shape::V6 => V6_BYTES,
+            Shape::V6Udp => V6_UDP_BYTES,
         }
     }
 }
@@ -405,7 +435,7 @@ fn header_v6(local: Ipv6Addr, remote: Ipv6Addr, udp: bool) -> [u8; MAX_HEADER_BY
 }
 
 /// Padding that aligns inner packet, padding and the two bytes behind it (RFC 4303 2.4).
-pub(crate) const fn pad_len(inner_len: usize) -> usize {
+const fn pad_len(inner_len: usize) -> usize {
     inner_len.wrapping_add(TRAILER_BYTES).wrapping_neg() & (ALIGNMENT_BYTES - 1)
 }
 
@@ -416,7 +446,7 @@ const TRAILERS: [u64; ALIGNMENT_BYTES] = [0x00, 0x01_01, 0x02_02_01, 0x03_03_02_
 /// Padding, its length, next header. The ICV behind them has at least 8 bytes, so that 8 can be
 /// written at once.
 #[inline(always)]
-pub(crate) fn trailer(inner: &Head) -> Option<[u8; 8]> {
+fn trailer(inner: &Head) -> Option<[u8; 8]> {
     let next_header = match inner.family {
         Family::V4 => protocol::IPV4,
         Family::V6 => protocol::IPV6,
@@ -454,7 +484,7 @@ fn id_v4(spi: u32, sequence: u64) -> u16 {
 
 /// Where an SA's identifications start.
 #[inline(always)]
-pub(crate) fn id_start(spi: u32) -> u16 {
+fn id_start(spi: u32) -> u16 {
     let [a, b, c, d] = spi.to_be_bytes();
     u16::from_be_bytes([a, b]) ^ u16::from_be_bytes([c, d])
 }

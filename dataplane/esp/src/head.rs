@@ -138,33 +138,68 @@ impl Head {
     #[inline(always)]
     #[must_use]
     pub fn plain_v4(packet: &[u8]) -> Option<Self> {
-        let header = packet.first_chunk::<IPV4_HEADER_BYTES>()?;
-        let [version_ihl, tos, l0, l1, _, _, f0, f1, ttl, protocol, ..] = *header;
-        let total_len = u16::from_be_bytes([l0, l1]);
+        let start = packet.first_chunk::<24>()?;
+        let (words, _) = start.as_chunks::<8>();
+        // Fields are cut out of words: read byte by byte, the words would be put together from pieces.
+        let [first, second, third] = words.first_chunk()?.map(u64::from_be_bytes);
+        let total_len = low16(first >> 32);
         let fits = (IPV4_HEADER_BYTES..=packet.len()).contains(&usize::from(total_len));
-        // Offset and more-fragments have to be zero.
-        let whole = u16::from_be_bytes([f0, f1]) & 0x3fff == 0;
-        if version_ihl != 0x45 || !whole || !fits || !checksum::is_right_v4(header) {
+        // Version and header length; more-fragments and offset, which have to be zero.
+        let plain = first & 0xff00_0000_0000_3fff == 0x4500_0000_0000_0000;
+        let right = checksum::is_right_v4(first, second, high32(third));
+        if !plain || !fits || !right {
             return None;
         }
-        let ports = match protocol {
-            protocol::TCP | protocol::UDP if total_len >= 24 => {
-                PackedPorts::pair(u32::from_be_bytes(array(packet, IPV4_HEADER_BYTES)?))
-            }
-            protocol::ESP | protocol::AH => PackedPorts::NONE,
-            _ => return None,
-        };
+        let protocol = low8(second >> 48);
+        let ports = plain_ports(protocol, total_len >= 24, low32(third))?;
         Some(Self {
             total_len,
             l4_offset: 20,
             ports,
             family: Family::V4,
             protocol,
-            tos,
-            ttl,
+            tos: low8(first >> 48),
+            ttl: low8(second >> 56),
             fragment: Fragment::No,
-            df: f0 & 0x40 != 0,
+            df: first & 0x4000 != 0,
         })
+    }
+
+    /// An IPv6 packet with TCP, UDP or ESP right behind its header; `None` for all else, bad or good.
+    #[inline(always)]
+    #[must_use]
+    pub fn plain_v6(packet: &[u8]) -> Option<Self> {
+        let start = packet.first_chunk::<44>()?;
+        let first = u64::from_be_bytes(*start.first_chunk()?);
+        let ports = u32::from_be_bytes(*start.last_chunk()?);
+        let protocol = low8(first >> 8);
+        let total_len = low16(first >> 16).checked_add(40)?;
+        let fits = (44..=packet.len()).contains(&total_len.into());
+        // AH is an extension header that something may follow.
+        if first >> 60 != 6 || !fits || protocol == protocol::AH {
+            return None;
+        }
+        Some(Self {
+            total_len,
+            l4_offset: 40,
+            ports: plain_ports(protocol, true, ports)?,
+            family: Family::V6,
+            protocol,
+            tos: low8(first >> 52),
+            ttl: low8(first),
+            fragment: Fragment::No,
+            df: true,
+        })
+    }
+
+    /// [`plain_v4`](Self::plain_v4) or [`plain_v6`](Self::plain_v6).
+    #[inline(always)]
+    #[must_use]
+    pub fn plain(family: Family, packet: &[u8]) -> Option<Self> {
+        match family {
+            Family::V4 => Self::plain_v4(packet),
+            Family::V6 => Self::plain_v6(packet),
+        }
     }
 
     /// Length of the packet in bytes.
@@ -186,6 +221,35 @@ impl Head {
         let range = usize::from(self.l4_offset)..usize::from(self.total_len);
         packet.get(range).unwrap_or_default()
     }
+}
+
+/// The ports of a whole packet of the usual protocols, if it is long enough to have some.
+#[inline(always)]
+const fn plain_ports(protocol: u8, long: bool, ports: u32) -> Option<PackedPorts> {
+    match protocol {
+        protocol::TCP | protocol::UDP if long => Some(PackedPorts::pair(ports)),
+        protocol::ESP | protocol::AH => Some(PackedPorts::NONE),
+        _ => None,
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
+const fn low8(word: u64) -> u8 {
+    word as u8
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
+const fn low16(word: u64) -> u16 {
+    word as u16
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
+const fn low32(word: u64) -> u32 {
+    word as u32
+}
+
+const fn high32(word: u64) -> u32 {
+    low32(word >> 32)
 }
 
 /// Source and destination of an IPv4 packet; zeros if it is too short to have any.
@@ -219,4 +283,66 @@ pub fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
     let (source, destination) = addresses_v4(packet);
     let v4 = |bits| IpAddr::V4(Ipv4Addr::from_bits(bits));
     (v4(source), v4(destination))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Usual packets of both families, 64 bytes long.
+    fn usual() -> Vec<Vec<u8>> {
+        let mut packets = Vec::new();
+        for protocol in [protocol::TCP, protocol::UDP, protocol::ESP, protocol::AH] {
+            let mut v4 = vec![0x45, 0xb9, 0, 64, 1, 2, 0x40, 0, 64, protocol, 0, 0];
+            v4.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+            let sum = checksum::internet(&v4);
+            v4[10..12].copy_from_slice(&sum.to_be_bytes());
+            let mut v6 = vec![0x6b, 0x90, 0, 7, 0, 24, protocol, 64];
+            v6.extend([0x20; 32]);
+            for mut packet in [v4, v6] {
+                packet.resize(64, 0x5a);
+                packets.push(packet);
+            }
+        }
+        packets
+    }
+
+    /// The short way says what the long one says, or nothing: of whole packets, cut ones, and ones with
+    /// any byte of the headers changed.
+    #[test]
+    fn plain_packets_parse_as_any_do() {
+        let (mut plain, mut all) = (0, 0);
+        let mut compare = |packet: &[u8]| {
+            for family in [Family::V4, Family::V6] {
+                all += 1;
+                if let Some(head) = Head::plain(family, packet) {
+                    assert_eq!(Head::parse_as(family, packet), Ok(head), "{packet:x?}");
+                    plain += 1;
+                }
+            }
+        };
+        for packet in usual() {
+            for len in 0..=packet.len() {
+                compare(&packet[..len]);
+            }
+            compare(&[&packet[..], &[0; 7]].concat());
+            for at in 0..44 {
+                for byte in 0..=u8::MAX {
+                    let mut changed = packet.clone();
+                    changed[at] = byte;
+                    compare(&changed);
+                }
+            }
+        }
+        assert!(plain > all / 8 && plain < all / 2, "{plain} of {all}");
+        for packet in usual() {
+            let family = if packet[0] >> 4 == 4 {
+                Family::V4
+            } else {
+                Family::V6
+            };
+            let ah_v6 = family == Family::V6 && packet[6] == protocol::AH;
+            assert_eq!(Head::plain(family, &packet).is_none(), ah_v6);
+        }
+    }
 }

@@ -384,18 +384,26 @@ fn ports(protocol: u8, fragment: Fragment, l4: &[u8]) -> Ports {
 #[must_use]
 pub fn decrement_ttl(packet: &mut [u8]) -> Option<u8> {
     let header = packet.first_chunk_mut::<IPV4_HEADER_BYTES>()?;
-    let [version, _, _, _, _, _, _, hop_limit, ttl, _, c0, c1, ..] = header;
+    let [version, _, _, _, _, _, _, hop_limit, rest @ ..] = header;
     if *version >> 4 != 4 {
         let left = hop_limit.checked_sub(1).filter(|left| *left > 0)?;
         *hop_limit = left;
         return Some(left);
     }
-    let left = ttl.checked_sub(1).filter(|left| *left > 0)?;
-    *ttl = left;
-    // RFC 1624 3: ~m + m' of a word whose high byte is one less is always 0xfeff.
-    let sum = u16::from_be_bytes([*c0, *c1]);
-    [*c0, *c1] = checksum::fold(u32::from(!sum).wrapping_add(0xfeff)).to_be_bytes();
-    Some(left)
+    // TTL, protocol, checksum: one word.
+    let word = rest.first_chunk_mut::<4>()?;
+    let old = u32::from_be_bytes(*word);
+    if old < 2 << 24 {
+        return None;
+    }
+    // RFC 1624 3: of a word whose high byte is one less, the complement of the sum grows by 0x100;
+    // 0xffff would be the other zero.
+    let sum = (old & 0xffff).wrapping_add(0x100);
+    let sum = sum.wrapping_add(u32::from(sum >= 0xffff)) & 0xffff;
+    let new = (old & 0xffff_0000).wrapping_sub(1 << 24) | sum;
+    *word = new.to_be_bytes();
+    let [ttl, ..] = *word;
+    Some(ttl)
 }
 
 /// Replaces DSCP and ECN; the IPv4 checksum follows. None if `packet` is no IP header.

@@ -21,7 +21,6 @@ pub mod ether;
 pub mod head;
 pub mod icmp;
 pub mod ip;
-pub mod plain;
 pub mod replay;
 
 /// What the crypto of one packet works on: one [`crypto::Op`] without its key.

@@ -165,15 +165,21 @@ impl<'a> Window<'a> {
     #[inline]
     #[must_use]
     pub fn commit(&self, sequence: u64) -> Verdict {
+        let highest = self.highest();
+        // The usual case, and not the first number of a word: no bit has to be cleared.
+        if sequence == highest.wrapping_add(1) && sequence & 63 != 0 && self.bits != 0 {
+            self.highest.store(sequence, Ordering::Relaxed);
+            self.set(sequence);
+            return Verdict::Fresh;
+        }
         let verdict = self.check(sequence);
         if verdict != Verdict::Fresh {
             return verdict;
         }
-        let highest = self.highest();
         if sequence > highest {
             self.highest.store(sequence, Ordering::Relaxed);
             if sequence >> 6 == highest >> 6 {
-                // The usual case, clearing and setting at once: what was jumped over is in one word.
+                // Clearing and setting at once: what was jumped over is in one word.
                 self.set_above(highest, sequence);
                 return Verdict::Fresh;
             }

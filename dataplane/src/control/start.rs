@@ -10,6 +10,7 @@ use std::time::Instant;
 use api::config::{CryptoTier, DataplaneConfig, HugePages as ConfiguredHuge, Idle};
 use api::id::{Geometry, Vrf};
 use api::region::StateSizes;
+use api::shm::Pages;
 use api::side::DataplaneSide;
 
 use super::admin::Admin;
@@ -163,6 +164,10 @@ fn make_tables(
     let geometry = Geometry::new(config.max_sas, worker_count, static_rows)?;
     let mut sizes = StateSizes::new(geometry, worker_count, WINDOW_BITS);
     sizes.window_units = sizes.window_units.max(WINDOW_UNITS_MIN);
+    // Behind packet memory, which must have them first.
+    if config.huge != ConfiguredHuge::Never {
+        sizes.pages = Pages::Huge;
+    }
     let side = DataplaneSide::create(&sizes)?;
     let state = Arc::new(State::new(side.states().clone()));
     let mut writer = TablesWriter::new(geometry, u8::try_from(workers)?, Arc::clone(&state));

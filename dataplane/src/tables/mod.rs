@@ -99,12 +99,6 @@ impl Tables {
         Some(SaId(self.active.get(slot))).filter(|id| id.0 != 0)
     }
 
-    /// Asks for what [`active`](Self::active) reads.
-    #[inline]
-    pub fn prefetch_active(&self, slot: u32) {
-        self.active.prefetch(slot);
-    }
-
     fn activate(&self, slot: u32, sa: Option<SaId>) {
         self.active.set(slot, sa.map_or(0, |id| id.0));
     }

@@ -18,7 +18,6 @@ use api::window::WindowSlot;
 use arc_swap::ArcSwap;
 use crypto::KeyContext;
 use esp::encap::Tunnel;
-use esp::plain::Plain;
 
 use crate::memory::{Removed, Slots, SlotsWriter};
 use crate::port::PortIndex;
@@ -51,8 +50,6 @@ pub struct Sa {
     pub way: Way,
     /// Outbound: where its packets leave, as last looked up.
     pub hop: HopCache,
-    /// Outbound: the headers around a packet, if they are of the usual kind.
-    pub plain: Option<Plain>,
     /// Outbound: the headers around a packet.
     pub tunnel: Option<Tunnel>,
     /// How far it may be used; looked at if [`Marks::LIMITED`].
@@ -65,7 +62,8 @@ pub struct Sa {
 
 // What each packet touches of an SA: the first line, outbound the second too.
 const _: () = assert!(std::mem::offset_of!(Sa, hop) == 64);
-const _: () = assert!(std::mem::offset_of!(Sa, plain) + size_of::<Option<Plain>>() <= 128);
+// What IPv4 needs of the tunnel begins it; of IPv6 the last address is a line further.
+const _: () = assert!(std::mem::offset_of!(Sa, tunnel) == 80);
 const _: () = assert!(std::mem::offset_of!(Sa, key) == 256);
 
 /// Properties of an SA, one bit each.
@@ -189,9 +187,6 @@ pub struct Sad {
     statics: Arc<ArcSwap<Statics>>,
 }
 
-/// What an SA's packet may need of the SAD before anything is known of it.
-const SA_LINES: usize = 2;
-
 impl Sad {
     /// An empty SAD of this shape, and the hand that changes it.
     #[must_use]
@@ -246,10 +241,10 @@ impl Sad {
         self.get(id, turn)
     }
 
-    /// Asks for what a packet of the SA in this row will touch, its key apart.
+    /// Asks for the first cache lines of the SA in this row, and for the way to it.
     #[inline(always)]
-    pub fn prefetch(&self, row: u32) {
-        self.sas.prefetch(row, SA_LINES);
+    pub fn prefetch(&self, row: u32, lines: usize) {
+        self.sas.prefetch(row, lines);
     }
 }
 

@@ -8,10 +8,11 @@ use esp::head::{self, Head};
 use esp::ip::{Family, Fragment, IpError, IpPacket, Ports};
 use esp::protocol;
 
+use super::View;
 use super::flight::Lane;
 use crate::links::Class;
 use crate::packet::ETHERNET_BYTES;
-use crate::port::PortInfo;
+use crate::port::{PortInfo, Side};
 use crate::tables::fib::Locals;
 
 /// UDP port of IKE (RFC 7296 2).
@@ -32,6 +33,12 @@ pub(super) enum Sorted {
     Exception(Class),
     /// ESP for one of the gateway's addresses.
     Esp,
+    /// From an inside port, with ports, of a flow that may be remembered: nobody has looked yet at
+    /// where it comes from and goes to. [`to_station`] does if it is not.
+    Flow {
+        /// As in [`PackedPorts::both`](esp::head::PackedPorts::both).
+        ports: u64,
+    },
     /// Anything else that is IP.
     Clear,
 }
@@ -45,51 +52,104 @@ pub(super) enum FromTwin {
     Clear,
 }
 
+/// What the packets of a burst have in common, worked out once.
+#[derive(Default)]
+pub(super) struct Arrival<'v> {
+    port: Option<&'v PortInfo>,
+    /// The port's Ethernet address.
+    mac: u64,
+    inside: bool,
+    /// The last destination that was the gateway's own.
+    local_v4: Option<(Vrf, u32)>,
+    local_v6: Option<(Vrf, u128)>,
+}
+
+impl<'v> Arrival<'v> {
+    /// Goes over to the lane's port, if it is not the last one's.
+    #[inline(always)]
+    pub(super) fn turn_to(&mut self, view: &View<'v>, lane: &Lane<'_>) -> Option<&'v PortInfo> {
+        if self.port.is_none_or(|port| port.index != lane.port()) {
+            let port = view.port(lane.port())?;
+            self.port = Some(port);
+            (self.mac, self.inside) = (port.mac.word(), port.side == Side::Inside);
+        }
+        self.port
+    }
+
+    #[inline(always)]
+    fn is_local_v4(&mut self, locals: &Locals, vrf: Vrf, address: u32) -> bool {
+        let last = Some((vrf, address));
+        if self.local_v4 == last {
+            return true;
+        }
+        let local = locals.contains_v4(vrf, address);
+        if local {
+            self.local_v4 = last;
+        }
+        local
+    }
+
+    #[inline(always)]
+    fn is_local_v6(&mut self, locals: &Locals, vrf: Vrf, address: u128) -> bool {
+        let last = Some((vrf, address));
+        if self.local_v6 == last {
+            return true;
+        }
+        let local = locals.contains_v6(vrf, address);
+        if local {
+            self.local_v6 = last;
+        }
+        local
+    }
+}
+
 /// Sorts a frame that a port received.
 #[inline(always)]
 pub(super) fn wire(
     lane: &mut Lane<'_>,
+    arrival: &mut Arrival<'_>,
     port: &PortInfo,
-    own: u64,
     locals: &Locals,
 ) -> Result<Sorted, DropReason> {
-    let frame = lane.packet.bytes();
-    if let Some(head) = plain(frame, own) {
+    if let Some(head) = plain(lane.packet.bytes(), arrival.mac) {
         lane.head = head;
-        return sort_v4(lane, locals);
+        return match head.ports.both() {
+            Some(ports) if arrival.inside => Ok(Sorted::Flow { ports }),
+            _ => to_station(lane, arrival, locals),
+        };
     }
-    any(lane, port, locals)
+    any(lane, arrival, port, locals)
 }
 
 /// The usual frame, told by one masked compare: to the port's address, untagged, IPv4 without
-/// options. What is wrong with any other frame is for [`any`] to say.
+/// options or IPv6. What is wrong with any other frame is for [`any`] to say.
 #[inline(always)]
 fn plain(frame: &[u8], own: u64) -> Option<Head> {
-    let header = frame.first_chunk::<16>()?;
-    let (destination, source, kind) = split(u128::from_be_bytes(*header));
+    let (header, _) = frame.first_chunk::<16>()?.as_chunks::<8>();
+    let [first, second] = header.first_chunk()?.map(u64::from_be_bytes);
+    let (destination, source) = (first >> 16, (first & 0xffff) << 32 | second >> 32);
     // From ourselves is a loop, which `any` counts.
-    if (destination ^ own) | (kind ^ 0x08_0045) != 0 || source == own {
+    if destination != own || source == own {
         return None;
     }
-    Head::plain_v4(frame.get(ETHERNET_BYTES..)?)
-}
-
-/// Destination and source address, and type with the byte behind it.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "masked to 48 and 24 bits")]
-const fn split(header: u128) -> (u64, u64, u64) {
-    const MAC: u128 = (1 << 48) - 1;
-    let (destination, source) = ((header >> 80) & MAC, (header >> 32) & MAC);
-    (
-        destination as u64,
-        source as u64,
-        ((header >> 8) & 0xff_ffff) as u64,
-    )
+    let packet = frame.get(ETHERNET_BYTES..)?;
+    // Type, and the first byte behind it.
+    match second >> 8 & 0xff_ffff {
+        0x08_0045 => Head::plain_v4(packet),
+        0x86_dd60..=0x86_dd6f => Head::plain_v6(packet),
+        _ => None,
+    }
 }
 
 /// Sorts any frame.
 #[cold]
-fn any(lane: &mut Lane<'_>, port: &PortInfo, locals: &Locals) -> Result<Sorted, DropReason> {
+#[inline(never)]
+fn any(
+    lane: &mut Lane<'_>,
+    arrival: &mut Arrival<'_>,
+    port: &PortInfo,
+    locals: &Locals,
+) -> Result<Sorted, DropReason> {
     let ethernet = ethernet(lane.packet.bytes())?;
     if !ethernet.is_group() && ethernet.destination != port.mac.0 {
         return Err(DropReason::NotForUs);
@@ -110,20 +170,33 @@ fn any(lane: &mut Lane<'_>, port: &PortInfo, locals: &Locals) -> Result<Sorted, 
     if ethernet.is_group() && ip.source_is_unicast() && !ip.destination_is_group() {
         return Err(DropReason::Broadcast);
     }
-    match family {
-        Family::V4 => sort_v4(lane, locals),
-        Family::V6 => sort_v6(lane, &ip, locals),
+    to_station(lane, arrival, locals)
+}
+
+/// Sorts an IP packet that came to the port's own address or a group's.
+#[inline(always)]
+pub(super) fn to_station(
+    lane: &mut Lane<'_>,
+    arrival: &mut Arrival<'_>,
+    locals: &Locals,
+) -> Result<Sorted, DropReason> {
+    match lane.head.family {
+        Family::V4 => sort_v4(lane, arrival, locals),
+        Family::V6 => sort_v6(lane, arrival, locals),
     }
 }
 
-/// Sorts an IPv4 packet that came to the port's own address or a group's.
 #[inline(always)]
-fn sort_v4(lane: &mut Lane<'_>, locals: &Locals) -> Result<Sorted, DropReason> {
+fn sort_v4(
+    lane: &mut Lane<'_>,
+    arrival: &mut Arrival<'_>,
+    locals: &Locals,
+) -> Result<Sorted, DropReason> {
     let (source, destination) = head::addresses_v4(lane.packet.network());
     if !is_unicast_source_v4(source) {
         return Err(DropReason::BadAddress);
     }
-    if locals.contains_v4(lane.packet.vrf, destination) {
+    if arrival.is_local_v4(locals, lane.packet.vrf, destination) {
         return for_gateway(lane);
     }
     lane.to_us = is_group_v4(destination);
@@ -133,15 +206,20 @@ fn sort_v4(lane: &mut Lane<'_>, locals: &Locals) -> Result<Sorted, DropReason> {
     Ok(Sorted::Clear)
 }
 
-fn sort_v6(lane: &mut Lane<'_>, ip: &IpPacket, locals: &Locals) -> Result<Sorted, DropReason> {
-    if !ip.source_is_unicast() {
+#[inline(always)]
+fn sort_v6(
+    lane: &mut Lane<'_>,
+    arrival: &mut Arrival<'_>,
+    locals: &Locals,
+) -> Result<Sorted, DropReason> {
+    let (source, destination) = head::addresses_v6(lane.packet.network());
+    if !is_unicast_source_v6(source) {
         return Err(DropReason::BadAddress);
     }
-    if locals.contains(lane.packet.vrf, ip.destination) {
+    if arrival.is_local_v6(locals, lane.packet.vrf, destination) {
         return for_gateway(lane);
     }
-    lane.to_us = ip.destination_is_group();
-    let (source, destination) = head::addresses_v6(lane.packet.network());
+    lane.to_us = is_group_v6(destination);
     if !lane.to_us && (is_link_local_v6(source) || is_link_local_v6(destination)) {
         return Err(DropReason::LinkLocal);
     }
@@ -234,10 +312,22 @@ fn is_neighbour_discovery(ip: &Head) -> bool {
 }
 
 /// As [`IpPacket::source_is_unicast`].
-#[inline]
+#[inline(always)]
 const fn is_unicast_source_v4(source: u32) -> bool {
     let first = source >> 24;
     first != 0 && first != 127 && first < 224
+}
+
+/// As [`IpPacket::source_is_unicast`]: not unspecified, not loopback, no group.
+#[inline(always)]
+const fn is_unicast_source_v6(source: u128) -> bool {
+    source > 1 && !is_group_v6(source)
+}
+
+/// Multicast.
+#[inline(always)]
+pub(super) const fn is_group_v6(address: u128) -> bool {
+    address >> 120 == 0xff
 }
 
 /// Multicast and the limited broadcast address.

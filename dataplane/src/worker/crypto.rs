@@ -1,21 +1,33 @@
 //! The seam between stages and crypto: the lanes of a set are made ready one by one, all of them are
 //! handed in at once, and come back with a verdict for each.
 
+use api::counters::Counter;
 use arrayvec::ArrayVec;
 use crypto::Op;
 use dpdk::BATCH_SIZE;
-use esp::{ESP_HEADER_BYTES, IV_BYTES};
 
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
 
+/// What crypto is asked to do for a burst.
+pub(super) type Ops<'f> = ArrayVec<Op<'f>, BATCH_SIZE>;
+
 /// What happens to a lane right before crypto, while all of it is at hand.
 pub(super) trait Preparation<'t> {
-    /// The lane's own part. Those that are refused leave by the exit that it names.
-    fn prepare(&mut self, lane: &mut Lane<'t>, exits: &mut Exits) -> Result<(), Exit>;
+    /// The lane's own part, and what crypto is to do, for which there is room in `ops`. Those that are
+    /// refused leave by the exit that is named, once crypto is through with the others.
+    ///
+    /// A function of its own, not a part of the loop: what it keeps from packet to packet would not fit
+    /// into registers, and be moved about on the stack for each.
+    fn prepare<'f>(
+        &mut self,
+        lane: &'f mut Lane<'t>,
+        exits: &mut Exits,
+        ops: &mut Ops<'f>,
+    ) -> Result<(), Exit>;
 
     /// After the last lane, before crypto sees one.
-    fn end(&mut self) {}
+    fn end(&mut self, _: &mut Exits) {}
 }
 
 /// Lanes that crypto was asked for, and those of them that it has done: all but forged ones.
@@ -33,7 +45,7 @@ pub(super) fn seal<'t>(
     exits: &mut Exits,
     preparation: impl Preparation<'t>,
 ) -> Verdicts {
-    run(flight, set, exits, preparation, seal_op, crypto::seal)
+    run(flight, set, exits, preparation, crypto::seal)
 }
 
 /// Decrypts the lanes of a set.
@@ -44,65 +56,47 @@ pub(super) fn open<'t>(
     exits: &mut Exits,
     preparation: impl Preparation<'t>,
 ) -> Verdicts {
-    run(flight, set, exits, preparation, open_op, crypto::open)
+    run(flight, set, exits, preparation, crypto::open)
 }
 
 #[inline(always)]
-fn run<'f, 't: 'f>(
-    flight: &'f mut Flight<'t>,
+fn run<'t>(
+    flight: &mut Flight<'t>,
     set: Set,
     exits: &mut Exits,
     mut preparation: impl Preparation<'t>,
-    op: impl Fn(&'f mut Lane<'t>) -> Option<Op<'f>>,
-    call: impl FnOnce(&mut [Op<'f>]),
+    call: impl FnOnce(&mut [Op<'_>]),
 ) -> Verdicts {
-    let mut ops: ArrayVec<Op<'f>, BATCH_SIZE> = ArrayVec::new();
-    let mut verdicts = Verdicts::default();
+    let mut ops = Ops::new();
+    let mut refused: ArrayVec<(usize, Exit), BATCH_SIZE> = ArrayVec::new();
+    let mut asked = Set::default();
     for (number, lane) in flight.lanes.iter_mut().enumerate() {
         if !set.has(number) {
             continue;
         }
-        if let Err(exit) = preparation.prepare(lane, exits) {
+        match preparation.prepare(lane, exits, &mut ops) {
+            Ok(()) => asked.insert(number),
+            Err(exit) => refused.push((number, exit)),
+        }
+    }
+    preparation.end(exits);
+    if !ops.is_empty() {
+        exits.counts.add(Counter::CryptoBatches, 1);
+        call(&mut ops);
+    }
+    let mut good = asked;
+    if !ops.iter().all(Op::ok) {
+        good = asked
+            .zip(&ops)
+            .filter(|(_, op)| op.ok())
+            .map(|(number, _)| number)
+            .collect();
+    }
+    drop(ops);
+    for (number, exit) in refused {
+        if let Some(lane) = flight.lanes.get_mut(number) {
             exits.leave(&mut lane.packet, exit);
-            continue;
-        }
-        verdicts.asked.insert(number);
-        if let Some(op) = op(lane) {
-            ops.push(op);
-            verdicts.good.insert(number);
         }
     }
-    preparation.end();
-    call(&mut ops);
-    let mut bad = Set::default();
-    for (number, op) in verdicts.good.zip(&ops) {
-        if !op.ok() {
-            bad.insert(number);
-        }
-    }
-    verdicts.good = verdicts.good.without(bad);
-    verdicts
-}
-
-/// An encapsulated packet: all behind outer headers, ESP header and IV (RFC 4106 3).
-#[inline(always)]
-fn seal_op<'a>(lane: &'a mut Lane<'_>) -> Option<Op<'a>> {
-    let sa = lane.sa?;
-    let start = usize::from(lane.esp.0);
-    let aad = esp::aad(sa.spi, lane.sequence, sa.esn());
-    let iv = lane.sequence.to_be_bytes();
-    let data = lane.packet.bytes_mut().get_mut(start..)?;
-    Op::new(&sa.key, iv, aad, data).ok()
-}
-
-/// A received packet: all behind ESP header and IV.
-#[inline(always)]
-fn open_op<'a>(lane: &'a mut Lane<'_>) -> Option<Op<'a>> {
-    let sa = lane.sa?;
-    let aad = esp::aad(sa.spi, lane.sequence, sa.esn());
-    let esp = usize::from(lane.esp.0)..usize::from(lane.esp.1);
-    let packet = lane.packet.network_mut().get_mut(esp)?;
-    let (_, behind) = packet.split_first_chunk_mut::<ESP_HEADER_BYTES>()?;
-    let (iv, data) = behind.split_first_chunk_mut::<IV_BYTES>()?;
-    Op::new(&sa.key, *iv, aad, data).ok()
+    Verdicts { asked, good }
 }

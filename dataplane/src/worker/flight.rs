@@ -5,7 +5,7 @@
 
 use std::ops::{BitOr, BitOrAssign};
 
-use api::id::{Interface, SaId, Vrf};
+use api::id::{SaId, Vrf};
 use api::state::SaRow;
 use dpdk::{BATCH_SIZE, Mbuf};
 use esp::head::{Head, PackedPorts};
@@ -13,16 +13,14 @@ use esp::ip::{Family, Fragment};
 use esp::replay::Window;
 
 use super::exits::{Exit, Exits};
-use super::search::Begun;
 use crate::memory::Bounded;
 use crate::packet::{Origin, Packet};
 use crate::port::PortIndex;
-use crate::tables::fib::NextHop;
-use crate::tables::memo::{Place, Question};
+use crate::tables::memo::Place;
 use crate::tables::sad::Sa;
 
 /// One packet and what the stages found out about it.
-#[repr(align(64))]
+#[repr(align(16))]
 pub(super) struct Lane<'t> {
     pub(super) packet: Packet,
     /// The IP header in front: the outer one until decapsulation, then the inner one.
@@ -44,21 +42,20 @@ pub(super) struct Lane<'t> {
     /// Outbound: the SA that the child's packets take.
     pub(super) sa_id: SaId,
     pub(super) sa: Option<&'t Sa>,
-    /// What may be remembered of packets like this one, and where.
-    pub(super) question: Question,
+    /// Outbound: the outer packet is not complete before it is sealed.
+    pub(super) unfinished: bool,
+    /// What a memory was asked for packets like this one, and where the answer would be.
+    pub(super) asked: [u64; 2],
     pub(super) place: Place,
     /// Outbound: the port that the finished frame leaves by.
     pub(super) egress: Option<PortIndex>,
-    /// Where a clear packet goes by the FIB, and the interface of that.
-    pub(super) hop: Option<NextHop>,
-    pub(super) interface: Interface,
-    /// The search for its policy, if it needs one.
-    pub(super) search: Begun,
-    pub(super) needs_policy: bool,
     /// Outbound: place of the protect policy, and slot of its child.
     pub(super) rule: u32,
     pub(super) child: u32,
 }
+
+// All of it is written for each packet.
+const _: () = assert!(size_of::<Lane<'_>>() == 144);
 
 /// What a lane has before anybody has looked.
 const NO_HEAD: Head = Head {
@@ -88,13 +85,10 @@ impl Lane<'_> {
         window: None,
         sa_id: SaId(0),
         sa: None,
-        question: Question(0, 0),
+        unfinished: false,
+        asked: [0; 2],
         place: Place::NONE,
         egress: None,
-        hop: None,
-        interface: Interface(0),
-        search: Begun::EMPTY,
-        needs_policy: false,
         rule: 0,
         child: 0,
     };
@@ -156,6 +150,14 @@ impl Iterator for Set {
     }
 }
 
+impl FromIterator<usize> for Set {
+    fn from_iter<I: IntoIterator<Item = usize>>(lanes: I) -> Self {
+        let mut set = Self::default();
+        lanes.into_iter().for_each(|lane| set.insert(lane));
+        set
+    }
+}
+
 impl BitOr for Set {
     type Output = Self;
 
@@ -178,7 +180,7 @@ pub(super) struct Flight<'t> {
     pub(super) lanes: Bounded<Lane<'t>, BATCH_SIZE>,
     /// ESP packets for us.
     pub(super) esp: Set,
-    /// Clear packets of flows whose tunnel may be remembered.
+    /// Packets of flows whose tunnel may be remembered.
     pub(super) flows: Set,
     /// All other clear packets.
     pub(super) clear: Set,

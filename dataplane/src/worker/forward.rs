@@ -14,16 +14,17 @@
 use std::net::IpAddr;
 
 use api::counters::{Counter, DropReason};
+use api::id::Interface;
 use api::record::FiveTuple;
 use esp::head;
 use esp::ip::{self, Family, Ports};
 
 use super::View;
 use super::answer::{Answer, Refusal};
-use super::classify::is_group_v4;
+use super::classify::{is_group_v4, is_group_v6};
 use super::exits::{Exit, Exits};
 use super::flight::Lane;
-use super::search::Search;
+use super::search::{Begun, Search};
 use crate::links::Class;
 use crate::packet::Origin;
 use crate::port::{PortIndex, PortInfo, Side};
@@ -142,7 +143,7 @@ fn is_group(lane: &Lane<'_>) -> bool {
     let packet = lane.packet.network();
     match lane.head.family {
         Family::V4 => is_group_v4(head::addresses_v4(packet).1),
-        Family::V6 => head::addresses_v6(packet).1 >> 120 == 0xff,
+        Family::V6 => is_group_v6(head::addresses_v6(packet).1),
     }
 }
 
@@ -155,20 +156,25 @@ fn no_inbound_policy(destination: IpAddr) -> DropReason {
     }
 }
 
+/// Where a clear packet goes by the FIB, the interface of that, and the search for its policy that has
+/// begun, if it needs one.
+pub(super) struct Way {
+    hop: Option<NextHop>,
+    interface: Interface,
+    search: Option<Begun>,
+}
+
 /// The route of a packet that leaves, and the first half of the search for its policy, if it needs
 /// one.
 #[inline(always)]
-pub(super) fn look_for_way(
-    view: &View<'_>,
-    lane: &mut Lane<'_>,
-    search: &Search,
-) -> Result<(), Exit> {
+pub(super) fn look_for_way(view: &View<'_>, lane: &Lane<'_>, search: &Search) -> Result<Way, Exit> {
     let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
+    let mut hop = None;
     let (interface, needs_policy) = if lane.packet.origin == Origin::Twin {
         (port.interface, true)
     } else {
-        lane.hop = destination_hop(view, lane);
-        let egress = match lane.hop.and_then(|hop| view.snapshot.fib.target(hop)) {
+        hop = destination_hop(view, lane);
+        let egress = match hop.and_then(|hop| view.snapshot.fib.target(hop)) {
             Some(Target::Port { port, .. }) => view.port(*port),
             Some(Target::Discard) | None => None,
         };
@@ -177,13 +183,13 @@ pub(super) fn look_for_way(
         let interface = egress.map(|port| port.interface).unwrap_or_default();
         (interface, !(inside && admitted))
     };
-    lane.interface = interface;
-    lane.needs_policy = needs_policy;
-    if needs_policy {
-        let spd = view.snapshot.policies.outbound_spd();
-        lane.search = search.begin(spd, lane, interface, Towards::Others);
-    }
-    Ok(())
+    let spd = view.snapshot.policies.outbound_spd();
+    let begin = || search.begin(spd, lane, interface, Towards::Others);
+    Ok(Way {
+        hop,
+        interface,
+        search: needs_policy.then(begin),
+    })
 }
 
 #[inline(always)]
@@ -200,16 +206,19 @@ fn destination_hop(view: &View<'_>, lane: &Lane<'_>) -> Option<NextHop> {
 pub(super) fn route(
     view: &View<'_>,
     lane: &mut Lane<'_>,
+    way: &Way,
     search: &mut Search,
     exits: &mut Exits,
 ) -> Result<Onward, Exit> {
-    if lane.needs_policy && leave(view, lane, search, exits)? {
+    if let Some(begun) = way.search
+        && leave(view, lane, (begun, way.interface), search, exits)?
+    {
         return Ok(Onward::Protect);
     }
     if lane.packet.origin == Origin::Twin {
         return Ok(Onward::AsItIs);
     }
-    match lane.hop.and_then(|hop| view.snapshot.fib.target(hop)) {
+    match way.hop.and_then(|hop| view.snapshot.fib.target(hop)) {
         Some(Target::Port { port, gateway }) => Ok(Onward::Port {
             port: *port,
             next_hop: gateway.unwrap_or_else(|| head::addresses(lane.packet.network()).1),
@@ -224,18 +233,18 @@ pub(super) fn route(
 fn leave(
     view: &View<'_>,
     lane: &mut Lane<'_>,
+    (begun, interface): (Begun, Interface),
     search: &mut Search,
     exits: &mut Exits,
 ) -> Result<bool, Exit> {
     let spd = view.snapshot.policies.outbound_spd();
-    let found = search.end(lane.search, spd, lane, lane.interface, Towards::Others);
+    let found = search.end(begun, spd, lane, interface, Towards::Others);
     let Some(Match { rule, verdict }) = found else {
         return Err(DropReason::NoPolicy.into());
     };
     match verdict {
         Verdict::Protect { slot } => {
             (lane.rule, lane.child) = (rule, slot);
-            view.tables.prefetch_active(slot);
             Ok(true)
         }
         Verdict::Bypass => {
@@ -275,12 +284,14 @@ pub(super) fn hop(lane: &mut Lane<'_>) -> Result<(), Refusal> {
             lane.head.ttl = ttl;
             Ok(())
         }
-        None => {
-            let answer = Some(Answer::TimeExceeded);
-            Err(Refusal {
-                reason: DropReason::TtlExceeded,
-                answer,
-            })
-        }
+        None => Err(no_hop_left()),
+    }
+}
+
+/// RFC 1812 5.3.1.
+pub(super) fn no_hop_left() -> Refusal {
+    Refusal {
+        reason: DropReason::TtlExceeded,
+        answer: Some(Answer::TimeExceeded),
     }
 }

@@ -128,6 +128,7 @@ impl Work {
                 }
             }
             self.process(view, &mut flight);
+            self.transmit();
         }
         taken
     }

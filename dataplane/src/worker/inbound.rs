@@ -1,22 +1,24 @@
 //! Inbound ESP (RFC 4303 3.4, RFC 4301 5.2): SAD, replay check, crypto, replay commit, inner packet.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use api::counters::{Counter, DropReason};
 use api::id::SaId;
 use api::state::{Flags, SaRow, Update};
-use esp::decap::{self, EspHeader, Trailer};
-use esp::ether;
+use crypto::Op;
+use esp::decap::{self, DecapError, Trailer};
 use esp::head::{self, Head};
 use esp::ip::Family;
 use esp::replay::{Verdict, Window};
 use esp::{ESP_HEADER_BYTES, IV_BYTES};
 
 use super::classify::esp_reason;
-use super::crypto::Preparation;
+use super::crypto::{Ops, Preparation};
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
 use super::forward::Towards;
+use super::outbound::ethertype;
 use super::recall::Recall;
 use super::search::{flow_v4, flow_v6};
 use super::{View, limits};
@@ -25,20 +27,22 @@ use crate::memory::prefetch;
 use crate::packet::{ETHERNET_BYTES, Origin};
 use crate::tables::sad::{Marks, Sa, Way};
 
+/// Cache lines of an SA that an inbound packet looks at, its key apart.
+const SA_LINES: usize = 1;
 /// The bits of explicit congestion notification (RFC 3168 5).
 const ECN_MASK: u8 = 0b11;
+
+/// SPI, sequence number and IV of ESP with AES-GCM, in bytes.
+const CLEAR_BYTES: usize = ESP_HEADER_BYTES + IV_BYTES;
 
 /// Asks for what the packet's SPI says will be needed, if it is one of ours.
 #[inline(always)]
 pub(super) fn announce(view: &View<'_>, lane: &Lane<'_>) {
-    let at = usize::from(lane.esp.0);
-    let spi = lane
-        .packet
-        .network()
-        .get(at..)
-        .and_then(<[u8]>::first_chunk);
-    if let Some(&spi) = spi {
-        view.announce(SaId(u32::from_be_bytes(spi)));
+    let at = ETHERNET_BYTES + usize::from(lane.esp.0);
+    if let Some(spi) = lane.packet.bytes().get(at..at + 4)
+        && let Some(&spi) = spi.first_chunk()
+    {
+        view.announce(SaId(u32::from_be_bytes(spi)), SA_LINES);
     }
 }
 
@@ -58,36 +62,55 @@ pub(super) fn look_up<'t>(
     lane: &mut Lane<'t>,
     last: &mut Option<Found<'t>>,
 ) -> Result<(), Exit> {
-    let packet = lane.packet.network();
-    let (start, end) = (usize::from(lane.esp.0), usize::from(lane.esp.1));
-    let esp = packet.get(start..end).unwrap_or_default();
-    let header = EspHeader::parse(esp).map_err(esp_reason)?;
+    let frame = lane.packet.bytes();
+    let clear = frame
+        .get(ETHERNET_BYTES + usize::from(lane.esp.0)..ETHERNET_BYTES + usize::from(lane.esp.1))
+        .and_then(<[u8]>::first_chunk::<CLEAR_BYTES>)
+        .ok_or(DropReason::MalformedEsp)?;
+    let [s0, s1, s2, s3, n0, n1, n2, n3, ..] = *clear;
+    let spi = u32::from_be_bytes([s0, s1, s2, s3]);
+    lane.sequence = u32::from_be_bytes([n0, n1, n2, n3]).into();
     // A static SA is named by its address too.
-    let known = last.filter(|last| last.sa.spi == header.spi && !last.sa.id.is_static());
-    let found = match known {
-        Some(known) => known,
-        None => find(view, lane, header.spi)?,
+    let known = last.filter(|last| last.sa.spi == spi && !last.sa.id.is_static());
+    let Some(found) = known else {
+        let found = find(view, lane, spi)?;
+        announce_more(lane, &found);
+        *last = Some(found);
+        return found.board(view, lane);
     };
-    let sa = found.sa;
-    if !fits(view, lane, sa) {
-        return Err(DropReason::WrongSaUse.into());
+    found.board(view, lane)
+}
+
+impl<'t> Found<'t> {
+    /// Gives the SA to a packet that fits it.
+    #[inline(always)]
+    fn board(self, view: &View<'t>, lane: &mut Lane<'t>) -> Result<(), Exit> {
+        if !fits(view, lane, self.sa) {
+            return Err(DropReason::WrongSaUse.into());
+        }
+        lane.sa = Some(self.sa);
+        (lane.row, lane.window) = (Some(self.row), Some(self.window));
+        Ok(())
     }
-    lane.sequence = header.sequence.into();
-    lane.sa = Some(sa);
-    if known.is_none() {
-        sa.key.prefetch(end - start);
-        view.snapshot.policies.prefetch_carried(sa.child);
-    }
+}
+
+/// Asks for what only the SA itself can tell of.
+#[inline(always)]
+fn announce_more(lane: &Lane<'_>, found: &Found<'_>) {
+    let len = lane.esp.1.saturating_sub(lane.esp.0);
+    found.sa.key.prefetch(len.into());
+    prefetch(found.row.sequence_word());
     if let Some(word) = found.window.word_of(lane.sequence) {
         prefetch(word);
     }
-    (lane.row, lane.window) = (Some(found.row), Some(found.window));
-    *last = Some(found);
-    Ok(())
 }
 
 #[inline(always)]
 fn find<'t>(view: &View<'t>, lane: &Lane<'_>, spi: u32) -> Result<Found<'t>, Exit> {
+    if spi == 0 {
+        // Never on the wire (RFC 4303 2.1).
+        return Err(DropReason::MalformedEsp.into());
+    }
     let local = || head::addresses(lane.packet.network()).1;
     let sa = view
         .tables
@@ -123,27 +146,48 @@ fn fits(view: &View<'_>, lane: &Lane<'_>, sa: &Sa) -> bool {
 pub(super) struct ReplayCheck;
 
 impl<'t> Preparation<'t> for ReplayCheck {
-    #[inline(always)]
-    fn prepare(&mut self, lane: &mut Lane<'t>, _: &mut Exits) -> Result<(), Exit> {
-        check_replay(lane)
+    #[inline(never)]
+    fn prepare<'f>(
+        &mut self,
+        lane: &'f mut Lane<'t>,
+        _: &mut Exits,
+        ops: &mut Ops<'f>,
+    ) -> Result<(), Exit> {
+        let sa = lane.sa.ok_or(DropReason::Internal)?;
+        check_replay(lane, sa)?;
+        let sealed = sealed(lane, sa).map_err(esp_reason)?;
+        let (clear, data) = lane
+            .packet
+            .bytes_mut()
+            .get_mut(sealed)
+            .and_then(<[u8]>::split_first_chunk_mut::<CLEAR_BYTES>)
+            .ok_or(DropReason::Internal)?;
+        let iv = *clear.last_chunk().ok_or(DropReason::Internal)?;
+        let aad = esp::aad(sa.spi, lane.sequence, sa.esn());
+        let op = Op::new(&sa.key, iv, aad, data);
+        ops.push(op.map_err(|_| DropReason::MalformedEsp)?);
+        Ok(())
     }
 }
 
-/// Infers the full sequence number, and refuses what the window has seen (RFC 4303 3.4.3) or what
-/// cannot be ESP.
+/// Infers the full sequence number, and refuses what the window has seen (RFC 4303 3.4.3).
 #[inline(always)]
-fn check_replay(lane: &mut Lane<'_>) -> Result<(), Exit> {
-    let sa = lane.sa.ok_or(DropReason::Internal)?;
+fn check_replay(lane: &mut Lane<'_>, sa: &Sa) -> Result<(), DropReason> {
     let row = lane.row.ok_or(DropReason::Internal)?;
     let window = lane.window.as_ref().ok_or(DropReason::Internal)?;
     if sa.esn() {
         let low = u32::try_from(lane.sequence).map_err(|_| DropReason::Internal)?;
         lane.sequence = window.infer(low).ok_or(DropReason::Late)?;
     }
-    fresh(row, window.check(lane.sequence))?;
+    fresh(row, window.check(lane.sequence))
+}
+
+/// Where ESP stands in the frame, if it can be.
+#[inline(always)]
+fn sealed(lane: &Lane<'_>, sa: &Sa) -> Result<Range<usize>, DecapError> {
     let esp = usize::from(lane.esp.0)..usize::from(lane.esp.1);
-    decap::sealed(esp, sa.icv_bytes.into()).map_err(esp_reason)?;
-    Ok(())
+    decap::sealed(esp.clone(), sa.icv_bytes.into())?;
+    Ok(ETHERNET_BYTES + esp.start..ETHERNET_BYTES + esp.end)
 }
 
 #[inline(always)]
@@ -193,8 +237,7 @@ impl<'t> Run<'t> {
 }
 
 /// After crypto, in order, packet by packet: moves the window, counts, strips the outer headers and
-/// looks whether the child carries what was inside. Nothing is delivered whose number is not in the
-/// window.
+/// asks where to. Nothing is delivered whose number is not in the window.
 #[inline(always)]
 pub(super) fn decapsulate<'t>(
     view: &View<'t>,
@@ -203,25 +246,57 @@ pub(super) fn decapsulate<'t>(
     exits: &mut Exits,
     recall: &Recall,
 ) -> Set {
-    let mut run: Option<Run<'t>> = None;
-    let passed = flight.stage(opened, exits, |lane, exits| {
-        let sa = lane.sa.ok_or(DropReason::Internal)?;
-        if run.as_ref().is_none_or(|run| run.number != sa.row)
-            && let Some(ended) = run.replace(Run::start(lane, sa)?)
-        {
-            ended.finish(view.now_ms);
-        }
-        let run = run.as_mut().ok_or(DropReason::Internal)?;
-        commit_replay(lane, sa, run, exits)?;
-        strip(lane, sa)?;
-        check_selectors(view, lane, sa)?;
-        recall.ask_destination(lane);
-        Ok(())
-    });
-    if let Some(run) = run {
-        run.finish(view.now_ms);
-    }
+    let mut decapsulation = Decapsulation {
+        view,
+        recall,
+        run: None,
+        packets: 0,
+        bytes: 0,
+    };
+    let passed = flight.stage(opened, exits, |lane, exits| decapsulation.take(lane, exits));
+    decapsulation.end(exits);
     passed
+}
+
+/// What goes from packet to packet while they are decapsulated.
+struct Decapsulation<'v, 't> {
+    view: &'v View<'t>,
+    recall: &'v Recall,
+    run: Option<Run<'t>>,
+    packets: u64,
+    bytes: u64,
+}
+
+impl<'t> Decapsulation<'_, 't> {
+    /// A function of its own, as [`Preparation::prepare`].
+    #[inline(never)]
+    fn take(&mut self, lane: &mut Lane<'t>, exits: &mut Exits) -> Result<(), Exit> {
+        let sa = lane.sa.ok_or(DropReason::Internal)?;
+        if self.run.as_ref().is_none_or(|run| run.number != sa.row)
+            && let Some(ended) = self.run.replace(Run::start(lane, sa)?)
+        {
+            ended.finish(self.view.now_ms);
+        }
+        let run = self.run.as_mut().ok_or(DropReason::Internal)?;
+        commit_replay(lane, sa, run, exits)?;
+        self.packets += 1;
+        self.bytes += lane.head.len() as u64;
+        // Without congestion outside, and the inner DSCP staying, the inner header stays as it is.
+        if lane.outer_tos & ECN_MASK != 0 || sa.marks.has(Marks::COPY_DSCP) {
+            copy_marks(lane, sa)?;
+        }
+        (lane.packet.origin, lane.packet.vrf) = (Origin::Tunnel, sa.inner_vrf);
+        self.recall.ask_pair(lane, sa.child);
+        Ok(())
+    }
+
+    fn end(self, exits: &mut Exits) {
+        if let Some(run) = self.run {
+            run.finish(self.view.now_ms);
+        }
+        exits.counts.add(Counter::Decapsulated, self.packets);
+        exits.counts.add(Counter::DecapsulatedBytes, self.bytes);
+    }
 }
 
 /// A packet whose ICV is wrong: it is counted where its SA is.
@@ -244,7 +319,7 @@ fn commit_replay<'t>(
     let window = lane.window.as_ref().ok_or(DropReason::Internal)?;
     fresh(run.row, window.commit(lane.sequence))?;
     // A packet that was received counts, whatever is in it; of a bad one no bytes do.
-    let inner = read_inner(lane, sa);
+    let inner = strip(lane, sa);
     let bytes = if inner.is_ok() {
         lane.head.len() as u64
     } else {
@@ -258,10 +333,7 @@ fn commit_replay<'t>(
     if let Some(moved) = moved {
         tell_moved(sa, run, exits, moved);
     }
-    inner?;
-    exits.counts.add(Counter::Decapsulated, 1);
-    exits.counts.add(Counter::DecapsulatedBytes, bytes);
-    Ok(())
+    Ok(inner?)
 }
 
 #[cold]
@@ -275,35 +347,42 @@ fn tell_moved(sa: &Sa, run: &Run<'_>, exits: &mut Exits, (remote, port): (IpAddr
     });
 }
 
-/// Reads trailer and inner header: the lane's head is the inner one from here on.
+/// Strips the outer headers: what is left is an Ethernet header, with the addresses that the frame
+/// came with, and the inner packet, as if it had come in by a port of the child's VRF (RFC 4301
+/// 5.1.2.1, RFC 6040 4.2). The lane's head is the inner one from here on.
 #[inline(always)]
-fn read_inner(lane: &mut Lane<'_>, sa: &Sa) -> Result<(), DropReason> {
-    let start = inner_start(lane);
-    let end = usize::from(lane.esp.1).checked_sub(sa.icv_bytes.into());
-    let packet = lane.packet.network();
-    let plain = end.and_then(|end| packet.get(start..end));
-    let plain = plain.ok_or(DropReason::Internal)?;
+fn strip(lane: &mut Lane<'_>, sa: &Sa) -> Result<(), DropReason> {
+    let front = usize::from(lane.esp.0) + CLEAR_BYTES;
+    let end = ETHERNET_BYTES + usize::from(lane.esp.1);
+    let frame = lane.packet.frame_mut().ok_or(DropReason::Internal)?;
+    let data = frame.data_mut();
+    let plain = end
+        .checked_sub(sa.icv_bytes.into())
+        .and_then(|end| data.get(ETHERNET_BYTES + front..end))
+        .ok_or(DropReason::Internal)?;
     let (family, len) = match decap::trailer(plain) {
         Ok(Trailer::Packet(family, len)) => (family, len),
         Ok(Trailer::Dummy) => return Err(DropReason::DummyPacket),
         Err(error) => return Err(esp_reason(error)),
     };
     let payload = plain.get(..len).ok_or(DropReason::Internal)?;
-    if family == Family::V4
-        && let Some(head) = Head::plain_v4(payload)
-    {
+    // Two assignments: of one, the head would be put together from what both sides have in common.
+    if let Some(head) = Head::plain(family, payload) {
         lane.head = head;
-        return Ok(());
+    } else {
+        lane.head = Head::parse_as(family, payload).map_err(|_| DropReason::MalformedInner)?;
     }
-    let head = Head::parse_as(family, payload);
-    lane.head = head.map_err(|_| DropReason::MalformedInner)?;
-    Ok(())
-}
-
-/// Where the inner packet stands in the outer one.
-#[inline]
-fn inner_start(lane: &Lane<'_>) -> usize {
-    usize::from(lane.esp.0) + ESP_HEADER_BYTES + IV_BYTES
+    let addresses = *data.first_chunk::<12>().ok_or(DropReason::Internal)?;
+    let (to, kind) = data
+        .get_mut(front..)
+        .and_then(<[u8]>::split_first_chunk_mut::<12>)
+        .ok_or(DropReason::Internal)?;
+    *to = addresses;
+    *kind.first_chunk_mut().ok_or(DropReason::Internal)? = ethertype(family).to_be_bytes();
+    let len = ETHERNET_BYTES + lane.head.len();
+    frame
+        .reframe(-front.cast_signed(), len)
+        .ok_or(DropReason::Internal)
 }
 
 /// A peer behind NAT may come from another address or port (RFC 7296 2.23). Only a packet ahead of
@@ -311,34 +390,23 @@ fn inner_start(lane: &Lane<'_>) -> usize {
 #[inline(always)]
 fn moved(lane: &Lane<'_>, sa: &Sa, row: SaRow<'_>) -> Option<(IpAddr, u16)> {
     let port = lane.udp_source?;
-    let source = (head::addresses(lane.packet.network()).0, port);
-    if source == sa.peer || lane.sequence <= row.sequence() {
+    let packet = lane.packet.network();
+    let same = match (sa.peer.0, lane.head.family) {
+        (IpAddr::V4(peer), Family::V4) => peer.to_bits() == head::addresses_v4(packet).0,
+        (IpAddr::V6(peer), Family::V6) => peer.to_bits() == head::addresses_v6(packet).0,
+        _ => false,
+    };
+    if (same && port == sa.peer.1) || lane.sequence <= row.sequence() {
         return None;
     }
+    moved_to((head::addresses(packet).0, port), row)
+}
+
+#[cold]
+fn moved_to(source: (IpAddr, u16), row: SaRow<'_>) -> Option<(IpAddr, u16)> {
     // The flag goes when IKE gives the path an address: what was told before that is settled.
     let told = row.mapping().filter(|_| row.flags().has(Flags::MAPPING));
     (told != Some(source)).then_some(source)
-}
-
-/// Strips the outer headers: what is left is an Ethernet header, with the addresses that the frame
-/// came with, and the inner packet, as if it had come in by a port of the child's VRF (RFC 4301
-/// 5.1.2.1, RFC 6040 4.2).
-#[inline(always)]
-fn strip(lane: &mut Lane<'_>, sa: &Sa) -> Result<(), Exit> {
-    let start = inner_start(lane);
-    let ethertype = match lane.head.family {
-        Family::V4 => ether::IPV4,
-        Family::V6 => ether::IPV6,
-    };
-    let len = ETHERNET_BYTES + lane.head.len();
-    cut(lane, start, len, ethertype).ok_or(DropReason::Internal)?;
-    // Without congestion outside, and the inner DSCP staying, the inner header stays as it is.
-    if lane.outer_tos & ECN_MASK != 0 || sa.marks.has(Marks::COPY_DSCP) {
-        copy_marks(lane, sa)?;
-    }
-    lane.packet.origin = Origin::Tunnel;
-    lane.packet.vrf = sa.inner_vrf;
-    Ok(())
 }
 
 #[inline(never)]
@@ -351,24 +419,9 @@ fn copy_marks(lane: &mut Lane<'_>, sa: &Sa) -> Result<(), DropReason> {
     decap::apply_outer_tos(packet, &mut lane.head, outer_tos, dscp, ecn).map_err(esp_reason)
 }
 
-#[inline(always)]
-fn cut(lane: &mut Lane<'_>, start: usize, len: usize, ethertype: u16) -> Option<()> {
-    let addresses = *lane.packet.bytes().first_chunk::<12>()?;
-    let front = isize::try_from(start).ok()?;
-    lane.packet.frame_mut()?.reframe(-front, len)?;
-    let header = lane
-        .packet
-        .bytes_mut()
-        .first_chunk_mut::<ETHERNET_BYTES>()?;
-    let (to, kind) = header.split_first_chunk_mut::<12>()?;
-    *to = addresses;
-    kind.copy_from_slice(&ethertype.to_be_bytes());
-    Some(())
-}
-
 /// Refuses a packet that its child does not carry (RFC 4301 5.2 step 4).
-#[inline(always)]
-fn check_selectors(view: &View<'_>, lane: &Lane<'_>, sa: &Sa) -> Result<(), DropReason> {
+pub(super) fn check_selectors(view: &View<'_>, lane: &Lane<'_>) -> Result<(), DropReason> {
+    let sa = lane.sa.ok_or(DropReason::Internal)?;
     let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
     let policies = &view.snapshot.policies;
     let carried = match lane.head.family {
@@ -379,6 +432,22 @@ fn check_selectors(view: &View<'_>, lane: &Lane<'_>, sa: &Sa) -> Result<(), Drop
         Ok(())
     } else {
         Err(DropReason::InnerSelector)
+    }
+}
+
+/// Whether the child carries whatever the packet's hosts may say to each other.
+pub(super) fn carries_all(view: &View<'_>, lane: &Lane<'_>) -> bool {
+    let (Some(sa), Some(port)) = (lane.sa, view.port(lane.port())) else {
+        return false;
+    };
+    let policies = &view.snapshot.policies;
+    match lane.head.family {
+        Family::V4 => {
+            policies.carries_all_v4(sa.child, &flow_v4(lane, port.interface, Towards::Us))
+        }
+        Family::V6 => {
+            policies.carries_all_v6(sa.child, &flow_v6(lane, port.interface, Towards::Us))
+        }
     }
 }
 
@@ -410,14 +479,11 @@ impl<'t> View<'t> {
         }
     }
 
-    /// Asks for what any packet needs of an SA, its key apart.
+    /// Asks for so many cache lines of an SA, and for the way to it.
     #[inline(always)]
-    pub(super) fn announce(&self, id: SaId) {
+    pub(super) fn announce(&self, id: SaId, lines: usize) {
         if let Some(row) = self.tables.sad.geometry().row(id) {
-            self.tables.sad.prefetch(row);
-            if let Some(row) = self.state.row(row) {
-                prefetch(row.sequence_word());
-            }
+            self.tables.sad.prefetch(row, lines);
         }
     }
 }

@@ -4,19 +4,22 @@
 use std::net::IpAddr;
 
 use api::counters::{Counter, DropReason};
+use api::id::SaId;
 use api::state::SaRow;
-use esp::encap::EncapError;
+use crypto::Op;
+use esp::encap::Tunnel;
 use esp::ether;
-use esp::ip::Family;
-use esp::plain::{self, Plain};
+use esp::head::Head;
+use esp::ip::{self, Family};
 
 use super::answer::{self, Answer, Refusal};
-use super::crypto::Preparation;
+use super::crypto::{Ops, Preparation};
 use super::exits::{Exit, Exits};
 use super::flight::Lane;
 use super::{View, forward, limits};
 use crate::links::Notice;
-use crate::packet::{ETHERNET_BYTES, Packet};
+use crate::memory::prefetch;
+use crate::packet::{ETHERNET_BYTES, Origin, Packet};
 use crate::port::{Mac, PortIndex};
 use crate::tables::fib::Target;
 use crate::tables::sad::{Hop, Sa, Way};
@@ -24,19 +27,36 @@ use crate::tables::spd::Decision;
 
 /// IKE is told when this part of an SA's sequence numbers is left.
 const REKEY_FRACTION: u64 = 16;
+/// Cache lines of an SA that an outbound packet looks at, its key apart.
+const SA_LINES: usize = 2;
+/// Cache lines in front of a frame that outer headers will be written to.
+const ROOM_LINES: usize = 1;
 
-/// Finds the number of the child's SA. Without one IKE is asked.
+/// Finds the number of the child's SA, and asks for what it needs. Without one IKE is asked.
 #[inline(always)]
 pub(super) fn choose_sa(
     view: &View<'_>,
     lane: &mut Lane<'_>,
     exits: &mut Exits,
+    last: &mut SaId,
 ) -> Result<(), Exit> {
     let Some(id) = view.tables.active(lane.child) else {
         acquire(view, lane, exits);
         return Err(DropReason::NoSa.into());
     };
     lane.sa_id = id;
+    if let Some(frame) = lane.packet.frame() {
+        frame.prefetch_data(ROOM_LINES, 0);
+    }
+    if id != *last {
+        view.announce(id, SA_LINES);
+        if let Some(row) = view.tables.sad.geometry().row(id)
+            && let Some(row) = view.state.row(row)
+        {
+            prefetch(row.sequence_word());
+        }
+        *last = id;
+    }
     Ok(())
 }
 
@@ -57,27 +77,6 @@ fn acquire(view: &View<'_>, lane: &Lane<'_>, exits: &mut Exits) {
         child: child.id,
         packet: forward::five_tuple(lane),
     });
-}
-
-/// Takes the SA; of packets that follow each other it is often the last one. One of another worker
-/// gets the packet before it has a sequence number.
-#[inline(always)]
-pub(super) fn take_sa<'t>(
-    view: &View<'t>,
-    lane: &mut Lane<'t>,
-    last: &mut Option<&'t Sa>,
-) -> Result<(), Exit> {
-    let known = last.filter(|sa| sa.id == lane.sa_id);
-    if known.is_none() {
-        view.own(lane.sa_id)?;
-        // Deleted since it was chosen: as if there were none.
-        let sa = view.tables.sad.get(lane.sa_id, view.turn);
-        let sa = sa.ok_or(DropReason::NoSa)?;
-        sa.key.prefetch(lane.head.len());
-        *last = Some(sa);
-    }
-    lane.sa = *last;
-    Ok(())
 }
 
 /// Looks the tunnel's route up, and remembers it once the neighbour is known. Gives the longest
@@ -118,151 +117,216 @@ fn way_out(view: &View<'_>, sa: &Sa) -> Result<(PortIndex, IpAddr), DropReason> 
 }
 
 /// All that comes before crypto, packet by packet: size and hop limit, the sequence number, outer
-/// headers. Numbers and counters of packets of one SA that follow each other are stored at once,
-/// before crypto sees one of them.
+/// headers.
 pub(super) struct Encapsulation<'v, 't> {
     view: &'v View<'t>,
-    /// The SA of the last packet, and what is not stored of it yet.
-    sa: Option<&'t Sa>,
-    row: Option<SaRow<'t>>,
-    /// Some limit is to be looked at for each packet.
-    limited: bool,
-    /// Last number given out, the last there is, and from which on IKE is told.
-    sequence: u64,
-    last: u64,
-    rekey: u64,
+    /// The SA of the last packet.
+    run: Option<Run<'t>>,
     packets: u64,
     bytes: u64,
-    /// The port that the last packet leaves by, and its Ethernet address.
-    from: (Option<PortIndex>, u64),
+}
+
+/// Packets of one SA that follow each other: what they have in common, and their numbers and counters,
+/// which are stored at once before crypto sees one of them.
+struct Run<'t> {
+    id: SaId,
+    sa: &'t Sa,
+    tunnel: &'t Tunnel,
+    row: SaRow<'t>,
+    /// Where they leave, and the Ethernet address of that port, once the neighbour is known.
+    hop: Option<(Hop, u64)>,
+    /// Longest inner packet in bytes.
+    most: u16,
+    /// Last number given out, and from which on there is something to be looked at.
+    sequence: u64,
+    watched: u64,
+    packets: u64,
+    bytes: u64,
+}
+
+impl<'t> Run<'t> {
+    /// Takes the SA that a lane has chosen. One of another worker gets the packet before it has a
+    /// sequence number.
+    #[inline(always)]
+    fn start(view: &View<'t>, id: SaId, len: usize) -> Result<Self, Exit> {
+        view.own(id)?;
+        // Deleted since it was chosen: as if there were none.
+        let sa = view.tables.sad.get(id, view.turn).ok_or(DropReason::NoSa)?;
+        sa.key.prefetch(len);
+        let tunnel = sa.tunnel.as_ref().ok_or(DropReason::Internal)?;
+        let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
+        let hop = sa.hop.get(view.snapshot.hops_version);
+        let most = match hop {
+            Some(known) => known.inner_mtu_bytes,
+            None => find_hop(view, sa)?,
+        };
+        let from = |hop: &Hop| view.port(hop.port).map_or(0, |info| info.mac.word());
+        Ok(Self {
+            id,
+            sa,
+            tunnel,
+            row,
+            hop: hop.map(|hop| (hop, from(&hop))),
+            most,
+            sequence: row.sequence(),
+            watched: if limits::apply(sa, row) {
+                0
+            } else {
+                rekey_from(sa)
+            },
+            packets: 0,
+            bytes: 0,
+        })
+    }
+
+    /// Stores the last number where it outlives us. Only after this may crypto use them.
+    #[inline(always)]
+    fn store(&self, now_ms: u64) {
+        if self.packets > 0 {
+            let update = self.row.update();
+            update.sequence(self.sequence);
+            update.traffic(self.packets, self.bytes, now_ms);
+            update.finish();
+        }
+    }
+
+    /// Limits and the end of the numbers, of which IKE is told.
+    #[cold]
+    fn watch(&self, exits: &mut Exits, more: (u64, u64)) -> Result<(), DropReason> {
+        let (sa, row) = (self.sa, self.row);
+        if self.sequence >= last_sequence(sa) {
+            // RFC 4303 3.3.3: never cycle.
+            limits::expire(sa, row, exits, true);
+            return Err(DropReason::SequenceOverflow);
+        }
+        if limits::apply(sa, row) {
+            limits::check(sa, row, exits, more)?;
+        }
+        if self.sequence >= rekey_from(sa) {
+            limits::expire(sa, row, exits, false);
+        }
+        Ok(())
+    }
+
+    /// Gives the packet its number.
+    #[inline(always)]
+    fn number(&mut self, exits: &mut Exits, len: usize) -> Result<(), DropReason> {
+        let (packets, bytes) = (self.packets + 1, self.bytes + len as u64);
+        if self.sequence >= self.watched {
+            self.watch(exits, (packets, bytes))?;
+        }
+        (self.packets, self.bytes) = (packets, bytes);
+        self.sequence += 1;
+        Ok(())
+    }
 }
 
 impl<'v, 't> Encapsulation<'v, 't> {
     pub(super) const fn new(view: &'v View<'t>) -> Self {
         Self {
             view,
-            sa: None,
-            row: None,
-            limited: false,
-            sequence: 0,
-            last: 0,
-            rekey: 0,
+            run: None,
             packets: 0,
             bytes: 0,
-            from: (None, 0),
         }
     }
 
-    /// Goes over to the lane's SA, if it is not the last one's.
-    #[inline(always)]
-    fn turn_to(&mut self, sa: &'t Sa) -> Result<(), DropReason> {
-        if self.sa.is_some_and(|last| std::ptr::eq(last, sa)) {
-            return Ok(());
-        }
-        self.store();
-        let row = self.view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
-        (self.sa, self.row) = (Some(sa), Some(row));
-        self.limited = limits::apply(sa, row);
-        self.sequence = row.sequence();
-        self.last = last_sequence(sa);
-        self.rekey = self.last - self.last / REKEY_FRACTION;
-        (self.packets, self.bytes) = (0, 0);
-        Ok(())
-    }
-
-    /// Stores the last number where it outlives us. Only after this may crypto use them.
+    /// Stores what the last run has changed.
     #[inline(always)]
     fn store(&mut self) {
-        if let Some(row) = self.row.filter(|_| self.packets > 0) {
-            let update = row.update();
-            update.sequence(self.sequence);
-            update.traffic(self.packets, self.bytes, self.view.now_ms);
-            update.finish();
+        if let Some(run) = self.run.take() {
+            run.store(self.view.now_ms);
+            self.packets += run.packets;
+            self.bytes += run.bytes;
         }
-        self.sa = None;
-    }
-
-    /// The Ethernet address of a port.
-    #[inline(always)]
-    fn address_of(&mut self, port: PortIndex) -> u64 {
-        if self.from.0 != Some(port) {
-            let info = self.view.port(port);
-            self.from = (Some(port), info.map_or(0, |info| info.mac.word()));
-        }
-        self.from.1
-    }
-
-    #[inline(always)]
-    fn number(
-        &mut self,
-        lane: &mut Lane<'_>,
-        sa: &Sa,
-        exits: &mut Exits,
-    ) -> Result<(), DropReason> {
-        let row = self.row.ok_or(DropReason::Internal)?;
-        if self.sequence >= self.last {
-            // RFC 4303 3.3.3: never cycle.
-            limits::expire(sa, row, exits, true);
-            return Err(DropReason::SequenceOverflow);
-        }
-        let (packets, bytes) = (self.packets + 1, self.bytes + lane.head.len() as u64);
-        if self.limited {
-            limits::check(sa, row, exits, (packets, bytes))?;
-        }
-        (self.packets, self.bytes) = (packets, bytes);
-        self.sequence += 1;
-        if self.sequence > self.rekey {
-            limits::expire(sa, row, exits, false);
-        }
-        lane.sequence = self.sequence;
-        Ok(())
     }
 }
 
 impl<'t> Preparation<'t> for Encapsulation<'_, 't> {
-    #[inline(always)]
-    fn prepare(&mut self, lane: &mut Lane<'t>, exits: &mut Exits) -> Result<(), Exit> {
-        let view = self.view;
-        let sa = lane.sa.ok_or(DropReason::Internal)?;
-        self.turn_to(sa)?;
-        let hop = sa.hop.get(view.snapshot.hops_version);
-        let most = match hop {
-            Some(known) => known.inner_mtu_bytes,
-            None => find_hop(view, sa)?,
-        };
-        fit(lane, most)
-            .map_err(|refusal| answer::refuse(view, exits, &mut lane.packet, refusal))?;
-        self.number(lane, sa, exits)?;
-        exits.counts.add(Counter::Encapsulated, 1);
-        let bytes = lane.head.len() as u64;
-        exits.counts.add(Counter::EncapsulatedBytes, bytes);
-        let from = hop.map_or(0, |hop| self.address_of(hop.port));
-        match (&sa.plain, hop) {
-            (Some(plain), Some(hop)) => {
-                let written = write_plain(lane, plain, hop, from);
-                written.ok_or_else(|| DropReason::NoHeadroom.into())
-            }
-            _ => write_any(lane, sa, hop, from),
+    #[inline(never)]
+    fn prepare<'f>(
+        &mut self,
+        lane: &'f mut Lane<'t>,
+        exits: &mut Exits,
+        ops: &mut Ops<'f>,
+    ) -> Result<(), Exit> {
+        let inner_len = lane.head.len();
+        if self.run.as_ref().is_none_or(|run| run.id != lane.sa_id) {
+            self.store();
+            self.run = Some(Run::start(self.view, lane.sa_id, inner_len)?);
         }
+        let run = self.run.as_mut().ok_or(DropReason::Internal)?;
+        let forwarded = lane.packet.origin != Origin::Twin;
+        // Refused before it costs a sequence number.
+        if lane.head.total_len > run.most || (forwarded && lane.head.ttl <= 1) {
+            let refusal = refusal(lane, run.most);
+            return Err(answer::refuse(self.view, exits, &mut lane.packet, refusal));
+        }
+        run.number(exits, inner_len)?;
+        lane.sequence = run.sequence;
+        lane.sa = Some(run.sa);
+        lane.unfinished = run.tunnel.is_finished_later();
+        lane.egress = run.hop.map(|(hop, _)| hop.port);
+        let sizes = run.tunnel.sizes(inner_len);
+        let len = ETHERNET_BYTES + sizes.prepend + inner_len + sizes.append;
+        let frame = lane.packet.frame_mut().ok_or(DropReason::Internal)?;
+        // Room in front is what it depends on; `most` has seen to the rest.
+        frame
+            .reframe(sizes.prepend.cast_signed(), len)
+            .ok_or(DropReason::NoHeadroom)?;
+        let op = enclose(frame.data_mut(), &lane.head, run, forwarded);
+        ops.push(op.ok_or(DropReason::Internal)?);
+        Ok(())
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, exits: &mut Exits) {
         self.store();
+        exits.counts.add(Counter::Encapsulated, self.packets);
+        exits.counts.add(Counter::EncapsulatedBytes, self.bytes);
     }
 }
 
-/// Refuses what does not fit (RFC 4301 8.2) or has no hop left, before it costs a sequence number.
+/// Takes a hop off the inner packet, writes all headers in front of it and the trailer behind. Gives
+/// what is to be sealed: all behind outer headers, ESP header and IV (RFC 4106 3).
 #[inline(always)]
-fn fit(lane: &mut Lane<'_>, most: u16) -> Result<(), Refusal> {
+fn enclose<'f>(
+    frame: &'f mut [u8],
+    inner: &Head,
+    run: &Run<'f>,
+    forwarded: bool,
+) -> Option<Op<'f>> {
+    let (ethernet, outer) = frame.split_first_chunk_mut::<ETHERNET_BYTES>()?;
+    if let Some((hop, from)) = run.hop {
+        ether::write_words(ethernet, hop.mac, from, ethertype(run.tunnel.family()))?;
+    }
+    let sa = run.sa;
+    let sealed = run.tunnel.enclose(outer, inner, sa.spi, run.sequence)?;
+    // Linux has not routed its own packets, only sent them.
+    if forwarded {
+        ip::decrement_ttl(sealed)?;
+    }
+    let aad = esp::aad(sa.spi, run.sequence, sa.esn());
+    Op::new(&sa.key, run.sequence.to_be_bytes(), aad, sealed).ok()
+}
+
+/// What does not fit (RFC 4301 8.2) or has no hop left.
+#[cold]
+fn refusal(lane: &Lane<'_>, most: u16) -> Refusal {
     if lane.head.total_len > most {
         let mtu = most.into();
-        let answer = lane.head.df.then_some(Answer::TooBig { mtu });
-        return Err(Refusal {
+        return Refusal {
             reason: DropReason::TooBig,
-            answer,
-        });
+            answer: lane.head.df.then_some(Answer::TooBig { mtu }),
+        };
     }
-    forward::hop(lane)
+    forward::no_hop_left()
+}
+
+/// The number from which on IKE is told that an SA's numbers come to their end.
+#[inline(always)]
+fn rekey_from(sa: &Sa) -> u64 {
+    let last = last_sequence(sa);
+    last - last / REKEY_FRACTION
 }
 
 /// RFC 4303 3.3.3 and 2.2.1.
@@ -271,66 +335,8 @@ fn last_sequence(sa: &Sa) -> u64 {
     if sa.esn() { u64::MAX } else { u32::MAX.into() }
 }
 
-/// Writes the usual outer packet, IPv4 without UDP, towards a neighbour that is known, and cuts off
-/// what Ethernet padded.
-#[inline(always)]
-fn write_plain(lane: &mut Lane<'_>, plain: &Plain, hop: Hop, from: u64) -> Option<()> {
-    const FRONT_BYTES: u16 = 50;
-    const _: () = assert!(FRONT_BYTES as usize == ETHERNET_BYTES + plain::HEADERS_BYTES);
-    let sealed_len = plain.sealed_len(lane.head.len());
-    // No longer than the MTU of the way: `fit` has seen to it.
-    let outer_len = u16::try_from(plain::HEADERS_BYTES + sealed_len).ok()?;
-    let frame = lane.packet.frame_mut()?;
-    frame.reframe(
-        plain::HEADERS_BYTES.cast_signed(),
-        usize::from(FRONT_BYTES) + sealed_len,
-    )?;
-    let data = frame.data_mut();
-    let (ethernet, packet) = data.split_first_chunk_mut::<ETHERNET_BYTES>()?;
-    let (headers, sealed) = packet.split_first_chunk_mut()?;
-    ether::write_words(ethernet, hop.mac, from, ether::IPV4)?;
-    plain.write(headers, sealed, &lane.head, lane.sequence, outer_len)?;
-    lane.egress = Some(hop.port);
-    lane.esp.0 = FRONT_BYTES;
-    Some(())
-}
-
-/// Writes any other outer packet, and cuts off what Ethernet padded.
-#[inline(never)]
-fn write_any(lane: &mut Lane<'_>, sa: &Sa, hop: Option<Hop>, from: u64) -> Result<(), Exit> {
-    let tunnel = sa.tunnel.as_ref().ok_or(DropReason::Internal)?;
-    let inner_len = lane.head.len();
-    let sizes = tunnel.sizes(inner_len);
-    let len = ETHERNET_BYTES + sizes.prepend + inner_len + sizes.append;
-    let front = isize::try_from(sizes.prepend).map_err(|_| DropReason::NoHeadroom)?;
-    let frame = lane.packet.frame_mut().ok_or(DropReason::Internal)?;
-    frame.reframe(front, len).ok_or(DropReason::NoHeadroom)?;
-    let (ethernet, outer) = frame
-        .data_mut()
-        .split_first_chunk_mut::<ETHERNET_BYTES>()
-        .ok_or(DropReason::NoHeadroom)?;
-    let written = tunnel.write(outer, &lane.head, sa.spi, lane.sequence, sa.esn());
-    written.map_err(encap_reason)?;
-    lane.esp.0 = u16::try_from(ETHERNET_BYTES + sizes.prepend).unwrap_or(u16::MAX);
-    if let Some(hop) = hop {
-        ether::write_words(ethernet, hop.mac, from, ethertype(tunnel.family()))
-            .ok_or(DropReason::Internal)?;
-        lane.egress = Some(hop.port);
-    }
-    Ok(())
-}
-
+/// After crypto: completes an outer packet, or finds its way out.
 #[cold]
-fn encap_reason(error: EncapError) -> DropReason {
-    match error {
-        EncapError::Length => DropReason::Internal,
-        EncapError::TooLong => DropReason::TooBig,
-        EncapError::Sequence => DropReason::SequenceOverflow,
-    }
-}
-
-/// After crypto: completes the outer packet and sends it on its way.
-#[inline(always)]
 pub(super) fn depart(view: &View<'_>, lane: &mut Lane<'_>) -> Exit {
     let sa = lane.sa;
     let Some((sa, tunnel)) = sa.and_then(|sa| Some((sa, sa.tunnel.as_ref()?))) else {
@@ -347,7 +353,7 @@ pub(super) fn depart(view: &View<'_>, lane: &mut Lane<'_>) -> Exit {
 }
 
 #[inline(always)]
-const fn ethertype(family: Family) -> u16 {
+pub(super) const fn ethertype(family: Family) -> u16 {
     match family {
         Family::V4 => ether::IPV4,
         Family::V6 => ether::IPV6,

@@ -1,135 +1,118 @@
-//! What a worker remembers: the tunnel of a flow, and the neighbour of a destination. Both save all
-//! searches for the usual packet; what is not remembered takes the long way, and is then.
+//! What a worker remembers: the tunnel of a flow, and where packets between two hosts go that came out
+//! of a tunnel. Both save all searches for the usual packet; what is not remembered takes the long
+//! way, and is then.
 
-use api::counters::{Counter, DropReason};
-use api::id::Vrf;
+use api::counters::Counter;
+use esp::ether;
 use esp::head;
-use esp::ip::Family;
+use esp::ip::{self, Family};
 
 use super::View;
-use super::exits::{Exit, Exits};
+use super::exits::Exits;
 use super::flight::Lane;
-use super::{forward, outbound};
-use crate::packet::Origin;
-use crate::port::{Mac, PortIndex, Side};
-use crate::tables::memo::{Memo, Question};
+use super::inbound;
+use super::outbound::ethertype;
+use crate::packet::{ETHERNET_BYTES, Origin};
+use crate::port::{PortIndex, Side};
+use crate::tables::memo::Memo;
 
-/// Most flows that a worker remembers; 32 bytes each, and only as many as there are take memory.
-const MOST_FLOWS: u32 = 1 << 20;
-/// Flows for each SA that there can be.
-const FLOWS_PER_SA: u32 = 4;
-/// Destinations behind inside ports that a worker remembers.
-const DESTINATIONS: u32 = 1 << 16;
+/// Most answers of one kind that a worker remembers, 32 or 64 bytes each; only as many as there are
+/// take memory.
+const MOST_ANSWERS: u32 = 1 << 20;
+/// Answers for each SA that there can be.
+const ANSWERS_PER_SA: u32 = 4;
+
+/// Words of a question and its answer: with IPv4 addresses, and with IPv6 addresses.
+const V4_WORDS: usize = 4;
+const V6_WORDS: usize = 8;
 
 /// One worker's memory.
 pub(super) struct Recall {
-    /// Child and rule of a flow, by [`Snapshot::ways_version`](crate::tables::Snapshot).
-    flows: Memo,
-    /// Port and Ethernet address of a destination, by
-    /// [`Snapshot::hops_version`](crate::tables::Snapshot).
-    destinations: Memo,
+    /// Child and rule of a flow from an inside port, by
+    /// [`Snapshot::ways_version`](crate::tables::Snapshot).
+    flows: Answers,
+    /// Inside port and Ethernet address for packets of a child between two hosts, whatever they
+    /// carry, by [`Snapshot::version`](crate::tables::Snapshot).
+    pairs: Answers,
 }
 
 impl Recall {
     pub(super) fn new(max_sas: u32) -> Self {
-        let flows = max_sas
-            .saturating_mul(FLOWS_PER_SA)
-            .clamp(1 << 12, MOST_FLOWS);
+        let most = max_sas
+            .saturating_mul(ANSWERS_PER_SA)
+            .clamp(1 << 12, MOST_ANSWERS);
         Self {
-            flows: Memo::new(flows),
-            destinations: Memo::new(DESTINATIONS),
+            flows: Answers::new(most),
+            pairs: Answers::new(most),
         }
     }
 
-    /// Asks for a flow's tunnel. False, and nothing asked, for a packet that is not of the kind
-    /// whose answer is remembered: IPv4 with ports, from an inside port.
+    /// Asks for the tunnel of a flow that shows ports.
     #[inline(always)]
-    pub(super) fn ask_tunnel(&self, view: &View<'_>, lane: &mut Lane<'_>) -> bool {
-        let Some(ports) = lane.head.ports.both() else {
-            return false;
-        };
-        let inside = view
-            .port(lane.port())
-            .is_some_and(|port| port.side == Side::Inside);
-        if lane.to_us || lane.head.family != Family::V4 || !inside {
-            return false;
-        }
-        let (from, to) = head::addresses_v4(lane.packet.network());
-        // The protocol stays in the lowest byte: moved up, it would be loaded as a word, which has to
-        // wait for the bytes of the head to arrive.
-        let rest = u64::from(lane.packet.vrf.0) << 16
-            | (lane.port().index() as u64) << 8
-            | u64::from(lane.head.protocol);
-        lane.question = Question(u64::from(from) << 32 | u64::from(to), ports << 32 | rest);
-        lane.place = self.flows.place(lane.question);
-        true
+    pub(super) fn ask_tunnel(&self, lane: &mut Lane<'_>, ports: u64) {
+        let rest = ports << 32 | origin(lane) | u64::from(lane.head.protocol);
+        self.flows.ask(lane, rest);
     }
 
     /// Finds the flow's tunnel: the lane gets child and rule.
     #[inline(always)]
     pub(super) fn tunnel(&self, view: &View<'_>, lane: &mut Lane<'_>) -> bool {
-        let version = view.snapshot.ways_version;
-        let Some(answer) = self.flows.recall(lane.place, lane.question, version) else {
+        let Some(answer) = self.flows.recall(lane, view.snapshot.ways_version) else {
             return false;
         };
         (lane.child, lane.rule) = halves(answer);
         true
     }
 
-    /// Remembers the tunnel that was found the long way.
+    /// Remembers the tunnel that was found the long way, if it was asked for.
     pub(super) fn note_tunnel(&mut self, view: &View<'_>, lane: &Lane<'_>) {
-        if lane.question != Question(0, 0) && lane.packet.origin == Origin::Wire {
-            let version = view.snapshot.ways_version;
+        if !lane.to_us && lane.packet.origin == Origin::Wire {
             let answer = u64::from(lane.child) << 32 | u64::from(lane.rule);
             self.flows
-                .remember(lane.place, lane.question, version, answer);
+                .remember(lane, view.snapshot.ways_version, answer);
         }
     }
 
-    /// Asks for the neighbour of a decrypted packet.
+    /// Asks for the way of a packet that came out of the child's tunnel.
     #[inline(always)]
-    pub(super) fn ask_destination(&self, lane: &mut Lane<'_>) {
-        lane.question = Question(0, 0);
-        if lane.head.family == Family::V4 {
-            let (_, to) = head::addresses_v4(lane.packet.network());
-            lane.question = destination(lane.packet.vrf, to);
-            lane.place = self.destinations.place(lane.question);
-        }
+    pub(super) fn ask_pair(&self, lane: &mut Lane<'_>, child: u32) {
+        let rest = u64::from(child) << 32 | origin(lane);
+        self.pairs.ask(lane, rest);
     }
 
-    /// Sends a decrypted packet whose neighbour is remembered. `Ok` is for those that take the long
-    /// way.
+    /// Makes a packet out of a tunnel ready to leave, if its way is remembered: then its child carries
+    /// it. Gives the port.
     #[inline(always)]
-    pub(super) fn deliver(&self, view: &View<'_>, lane: &mut Lane<'_>) -> Result<(), Exit> {
-        let version = view.snapshot.hops_version.into();
-        let Some(answer) = self.destinations.recall(lane.place, lane.question, version) else {
-            return Ok(());
-        };
-        let [_, port, mac @ ..] = answer.to_be_bytes();
-        let port = PortIndex::new(port.into()).ok_or(DropReason::Internal)?;
-        let info = view.port(port).ok_or(DropReason::Internal)?;
+    pub(super) fn deliver(&self, view: &View<'_>, lane: &mut Lane<'_>) -> Option<PortIndex> {
+        let answer = self.pairs.recall(lane, view.snapshot.version)?;
+        let [_, port, ..] = answer.to_be_bytes();
+        let port = PortIndex::new(port.into())?;
+        let info = view.port(port)?;
         if lane.head.total_len > info.mtu_bytes || lane.head.ttl <= 1 {
-            return Ok(());
+            return None;
         }
-        let _ = forward::hop(lane);
-        outbound::write_ethernet(&mut lane.packet, Mac(mac), info.mac, lane.head.family)
-            .ok_or(DropReason::Internal)?;
-        Err(Exit::Transmit(port))
+        let ethertype = ethertype(lane.head.family);
+        let frame = lane.packet.bytes_mut();
+        let (ethernet, packet) = frame.split_first_chunk_mut::<ETHERNET_BYTES>()?;
+        ether::write_words(ethernet, answer & MAC, info.mac.word(), ethertype)?;
+        ip::decrement_ttl(packet)?;
+        Some(port)
     }
 
-    /// Remembers the neighbour that was found the long way, if it is behind an inside port.
-    pub(super) fn note_destination(&mut self, view: &View<'_>, lane: &Lane<'_>, port: PortIndex) {
+    /// Remembers the way that was found the long way, if it leads out of an inside port and holds for
+    /// all that these hosts may say to each other.
+    pub(super) fn note_pair(&mut self, view: &View<'_>, lane: &Lane<'_>, port: PortIndex) {
         let inside = view
             .port(port)
             .is_some_and(|port| port.side == Side::Inside);
-        let mac = lane.packet.bytes().first_chunk::<6>();
-        let asked = lane.question != Question(0, 0) && lane.packet.origin == Origin::Tunnel;
-        if let Some(&[a, b, c, d, e, f]) = mac.filter(|_| asked && inside) {
+        let out = inside && lane.packet.origin == Origin::Tunnel;
+        if !out || !inbound::carries_all(view, lane) {
+            return;
+        }
+        if let Some(&[a, b, c, d, e, f]) = lane.packet.bytes().first_chunk() {
             let mac = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
             let answer = (port.index() as u64) << 48 | mac;
-            let version = view.snapshot.hops_version.into();
-            self.destinations
-                .remember(lane.place, lane.question, version, answer);
+            self.pairs.remember(lane, view.snapshot.version, answer);
         }
     }
 
@@ -140,8 +123,84 @@ impl Recall {
     }
 }
 
-fn destination(vrf: Vrf, address: u32) -> Question {
-    Question(u64::from(vrf.0) << 32 | u64::from(address), 1)
+/// The Ethernet address in an answer.
+const MAC: u64 = (1 << 48) - 1;
+
+/// Answers for packets of both families, by addresses and one word more, which the lane keeps.
+struct Answers {
+    v4: Memo<V4_WORDS>,
+    v6: Memo<V6_WORDS>,
+}
+
+impl Answers {
+    fn new(most: u32) -> Self {
+        Self {
+            v4: Memo::new(most),
+            v6: Memo::new(most),
+        }
+    }
+
+    #[inline(always)]
+    fn ask(&self, lane: &mut Lane<'_>, rest: u64) {
+        match lane.head.family {
+            Family::V4 => {
+                lane.asked = [addresses_v4(lane), rest];
+                lane.place = self.v4.place(&lane.asked);
+            }
+            Family::V6 => {
+                lane.asked = [0, rest];
+                let [words @ .., _, _] = question_v6(lane, 0);
+                lane.place = self.v6.place(&words);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn recall(&self, lane: &Lane<'_>, version: u64) -> Option<u64> {
+        match lane.head.family {
+            Family::V4 => self.v4.recall(lane.place, &question_v4(lane, version)),
+            Family::V6 => self.v6.recall(lane.place, &question_v6(lane, version)),
+        }
+    }
+
+    fn remember(&mut self, lane: &Lane<'_>, version: u64, answer: u64) {
+        let place = lane.place;
+        match lane.head.family {
+            Family::V4 => self.v4.remember(place, &question_v4(lane, version), answer),
+            Family::V6 => self.v6.remember(place, &question_v6(lane, version), answer),
+        }
+    }
+}
+
+#[inline(always)]
+fn question_v4(lane: &Lane<'_>, version: u64) -> [u64; V4_WORDS - 1] {
+    let [addresses, rest] = lane.asked;
+    [addresses, rest, version]
+}
+
+#[inline(always)]
+fn question_v6(lane: &Lane<'_>, version: u64) -> [u64; V6_WORDS - 1] {
+    let (source, destination) = head::addresses_v6(lane.packet.network());
+    let ([s0, s1], [d0, d1], [_, rest]) = (words(source), words(destination), lane.asked);
+    [s0, s1, d0, d1, rest, version, 0]
+}
+
+/// Source and destination in one word.
+#[inline(always)]
+fn addresses_v4(lane: &Lane<'_>) -> u64 {
+    let (source, destination) = head::addresses_v4(lane.packet.network());
+    u64::from(source) << 32 | u64::from(destination)
+}
+
+/// Routing instance and port, above the protocol's byte.
+#[inline(always)]
+fn origin(lane: &Lane<'_>) -> u64 {
+    u64::from(lane.packet.vrf.0) << 16 | (lane.port().index() as u64) << 8
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+const fn words(address: u128) -> [u64; 2] {
+    [(address >> 64) as u64, address as u64]
 }
 
 #[inline(always)]

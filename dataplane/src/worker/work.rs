@@ -2,29 +2,31 @@
 
 use api::counters::{Counter, DropReason, PortCounter};
 use api::id::SaId;
-use dpdk::{Batch, RxQueue};
+use arrayvec::ArrayVec;
+use dpdk::{BATCH_SIZE, Batch, RxQueue};
 
-use super::classify::{self, FromTwin, Sorted};
+use super::classify::{self, Arrival, FromTwin, Sorted};
 use super::crypto::{self, Verdicts};
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
-use super::forward::{self, Onward};
+use super::forward::{self, Onward, Way};
 use super::recall::Recall;
 use super::search::Search;
 use super::stage_clock::StageClock;
 use super::{View, answer, inbound, outbound};
 use crate::links::{Held, Injected};
 use crate::packet::{Origin, Packet};
-use crate::port::{PortIndex, PortInfo};
+use crate::port::PortIndex;
 
 /// Frames that one turn takes from each channel.
-const CHANNEL_BURST: usize = dpdk::BATCH_SIZE;
+const CHANNEL_BURST: usize = BATCH_SIZE;
 /// How many frames ahead of the one whose headers are asked for descriptions are.
 const PREFETCH_FRAMES: usize = 8;
+/// Lanes of a flight: of a burst's packets so many travel together. What more of them touch, with an SA
+/// each, does not stay in the first cache from one pass to the next.
+const FLIGHT_LANES: usize = 32;
 /// Cache lines of a frame that classification and the stages behind it look at.
 pub(super) const HEADER_LINES: usize = 2;
-/// Those in front of it that outer headers will be written to.
-const ROOM_LINES: usize = 1;
 
 /// Queues, exits and what the stages count.
 pub(super) struct Work {
@@ -58,23 +60,26 @@ impl Work {
     /// has asked for.
     pub(super) fn process<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>) {
         self.classify(view, flight);
+        let known = self.recall_tunnels(view, flight);
 
-        let esp = self.look_up_sas(view, flight, flight.esp);
-        let opened = self.check_replay_and_open(view, flight, esp);
-        let inner = self.decapsulate(view, flight, opened);
-        let inner = self.deliver(view, flight, inner);
-
-        let known = self.recall_tunnels(view, flight, flight.flows);
-        let clear = inner | flight.clear | flight.flows.without(known);
-        let clear = self.admit(view, flight, clear);
-        let clear = self.look_for_ways(view, flight, clear);
-        let outbound = known | self.route(view, flight, clear);
-
-        let outbound = self.choose_sas(view, flight, outbound);
-        let outbound = self.take_sas(view, flight, outbound);
-        let sealed = self.encapsulate_and_seal(view, flight, outbound);
-        self.depart(view, flight, sealed);
-        self.transmit();
+        let mut inner = Set::default();
+        if !flight.esp.is_empty() {
+            let esp = self.look_up_sas(view, flight, flight.esp);
+            let opened = self.check_replay_and_open(view, flight, esp);
+            inner = self.decapsulate(view, flight, opened);
+            inner = self.deliver(view, flight, inner);
+            inner = self.check_selectors(view, flight, inner);
+        }
+        let mut outbound = known;
+        let clear = inner | flight.clear;
+        if !clear.is_empty() {
+            let clear = self.admit(view, flight, clear);
+            outbound |= self.route(view, flight, clear);
+        }
+        if !outbound.is_empty() {
+            let sealed = self.encapsulate_and_seal(view, flight, outbound);
+            self.depart(view, flight, sealed);
+        }
     }
 }
 
@@ -112,7 +117,7 @@ impl Work {
     pub(super) fn accept(&mut self, view: &View<'_>, port: PortIndex, mut batch: Batch) {
         let vrf = view.port(port).map(|info| info.vrf).unwrap_or_default();
         let count = batch.len() as u64;
-        let (mut flight, mut bytes) = (Flight::default(), 0);
+        let mut bytes = 0;
         for frame in batch.iter().take(PREFETCH_FRAMES) {
             frame.prefetch();
         }
@@ -123,18 +128,24 @@ impl Work {
             frame.prefetch_data(0, HEADER_LINES);
             bytes += frame.len() as u64;
         }
-        for frame in batch.drain() {
-            if flight.board(frame, port, vrf, Origin::Wire).is_none() {
-                self.exits.counts.drop_one(DropReason::Internal);
-            }
-        }
         let counts = &mut self.exits.counts;
         counts.add(Counter::Rx, count);
         counts.add(Counter::RxBatches, 1);
         counts.add_port(port.index(), PortCounter::RxPackets, count);
         counts.add_port(port.index(), PortCounter::RxBytes, bytes);
-        self.lap(Counter::StageRx);
-        self.process(view, &mut flight);
+        let mut frames = batch.drain();
+        while frames.len() > 0 {
+            let mut flight = Flight::default();
+            for frame in frames.by_ref().take(FLIGHT_LANES) {
+                if flight.board(frame, port, vrf, Origin::Wire).is_none() {
+                    self.exits.counts.drop_one(DropReason::Internal);
+                }
+            }
+            self.lap(Counter::StageRx);
+            self.process(view, &mut flight);
+        }
+        drop(frames);
+        self.transmit();
     }
 
     fn take_injected(&mut self, view: &View<'_>) -> usize {
@@ -157,6 +168,7 @@ impl Work {
         }
         if taken > 0 {
             self.process(view, &mut flight);
+            self.transmit();
         }
         taken
     }
@@ -175,31 +187,81 @@ impl Work {
     }
 
     /// Sorts what arrived: ESP, clear packets, exceptions.
+    #[inline(never)]
     fn classify<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>) {
         let Self { exits, recall, .. } = self;
+        let mut arrival = Arrival::default();
         let Flight {
             lanes,
             esp,
             flows,
             clear,
         } = flight;
-        let mut own = OwnMac::default();
         for (number, lane) in lanes.iter_mut().enumerate() {
-            match sort(view, lane, &mut own) {
+            match sort(view, lane, &mut arrival) {
+                Ok(Sorted::Flow { ports }) => {
+                    recall.ask_tunnel(lane, ports);
+                    flows.insert(number);
+                }
                 Ok(Sorted::Esp) => {
                     inbound::announce(view, lane);
                     esp.insert(number);
                 }
-                Ok(Sorted::Clear) if recall.ask_tunnel(view, lane) => flows.insert(number),
                 Ok(Sorted::Clear) => clear.insert(number),
                 Ok(Sorted::Exception(class)) => exits.leave(&mut lane.packet, Exit::Punt(class)),
-                Err(Exit::Transmit(port)) => exits.send(&mut lane.packet, port),
                 Err(exit) => exits.leave(&mut lane.packet, exit),
             }
         }
         self.lap(Counter::StageClassify);
     }
 
+    /// Finds the SAs of flows whose tunnel is remembered. All others are sorted now.
+    #[inline(never)]
+    fn recall_tunnels<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>) -> Set {
+        let Self { exits, recall, .. } = self;
+        let (mut known, mut missed, mut last) = (Set::default(), Set::default(), SaId(0));
+        for number in flight.flows {
+            let Some(lane) = flight.lanes.get_mut(number) else {
+                continue;
+            };
+            if !recall.tunnel(view, lane) {
+                missed.insert(number);
+                continue;
+            }
+            match outbound::choose_sa(view, lane, exits, &mut last) {
+                Ok(()) => known.insert(number),
+                Err(exit) => exits.leave(&mut lane.packet, exit),
+            }
+        }
+        Recall::count(exits, flight.flows.without(missed).len(), missed.len());
+        if !missed.is_empty() {
+            self.sort_missed(view, flight, missed);
+        }
+        self.done(Counter::StageLookup, known)
+    }
+
+    #[cold]
+    fn sort_missed<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, missed: Set) {
+        let mut arrival = Arrival::default();
+        for number in missed {
+            let Some(lane) = flight.lanes.get_mut(number) else {
+                continue;
+            };
+            match classify::to_station(lane, &mut arrival, &view.snapshot.locals) {
+                Ok(Sorted::Esp) => {
+                    inbound::announce(view, lane);
+                    flight.esp.insert(number);
+                }
+                Ok(Sorted::Clear | Sorted::Flow { .. }) => flight.clear.insert(number),
+                Ok(Sorted::Exception(class)) => {
+                    self.exits.leave(&mut lane.packet, Exit::Punt(class));
+                }
+                Err(reason) => self.exits.leave(&mut lane.packet, reason.into()),
+            }
+        }
+    }
+
+    #[inline(never)]
     fn look_up_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
         let mut last = None;
         let passed = flight.stage(set, &mut self.exits, |lane, _| {
@@ -209,16 +271,13 @@ impl Work {
     }
 
     /// Replay windows are looked at packet by packet, then crypto has all of them.
+    #[inline(never)]
     fn check_replay_and_open<'t>(
         &mut self,
         view: &View<'t>,
         flight: &mut Flight<'t>,
         set: Set,
     ) -> Set {
-        if set.is_empty() {
-            return set;
-        }
-        self.exits.counts.add(Counter::CryptoBatches, 1);
         let Verdicts { asked, good } =
             crypto::open(flight, set, &mut self.exits, inbound::ReplayCheck);
         flight.stage(asked.without(good), &mut self.exits, |lane, _| {
@@ -227,34 +286,39 @@ impl Work {
         self.done(Counter::StageCrypto, good)
     }
 
-    /// Moves replay windows, strips outer headers, checks selectors.
+    /// Moves replay windows, strips outer headers.
+    #[inline(never)]
     fn decapsulate<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
         let passed = inbound::decapsulate(view, flight, set, &mut self.exits, &self.recall);
         self.done(Counter::StageEncap, passed)
     }
 
-    /// Sends what goes to a destination that is remembered; gives the rest.
+    /// Sends what goes between hosts whose way is remembered; gives the rest.
+    #[inline(never)]
     fn deliver<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
         let Self { exits, recall, .. } = self;
-        let rest = flight.stage(set, exits, |lane, _| recall.deliver(view, lane));
+        let mut rest = Set::default();
+        for number in set {
+            let Some(lane) = flight.lanes.get_mut(number) else {
+                continue;
+            };
+            match recall.deliver(view, lane) {
+                Some(port) => exits.send(&mut lane.packet, port),
+                None => rest.insert(number),
+            }
+        }
         self.done(Counter::StageLookup, rest)
     }
 
-    /// Flows whose tunnel is remembered.
-    fn recall_tunnels<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let mut known = Set::default();
-        for number in set {
-            if let Some(lane) = flight.lanes.get_mut(number)
-                && self.recall.tunnel(view, lane)
-            {
-                view.tables.prefetch_active(lane.child);
-                known.insert(number);
-            }
-        }
-        Recall::count(&mut self.exits, known.len(), set.len() - known.len());
-        self.done(Counter::StageLookup, known)
+    #[inline(never)]
+    fn check_selectors<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
+        let passed = flight.stage(set, &mut self.exits, |lane, _| {
+            Ok(inbound::check_selectors(view, lane)?)
+        });
+        self.done(Counter::StageLookup, passed)
     }
 
+    #[inline(never)]
     fn admit<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
         let Self { exits, search, .. } = self;
         let passed = flight.stage(set, exits, |lane, exits| {
@@ -263,15 +327,8 @@ impl Work {
         self.done(Counter::StageLookup, passed)
     }
 
-    fn look_for_ways<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let Self { exits, search, .. } = self;
-        let passed = flight.stage(set, exits, |lane, _| {
-            forward::look_for_way(view, lane, search)
-        });
-        self.done(Counter::StageLookup, passed)
-    }
-
     /// Sends clear packets on, or towards their tunnel.
+    #[inline(never)]
     fn route<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
         let Self {
             exits,
@@ -279,11 +336,18 @@ impl Work {
             recall,
             ..
         } = self;
+        let mut ways: ArrayVec<Way, BATCH_SIZE> = ArrayVec::new();
+        let set = flight.stage(set, exits, |lane, _| {
+            ways.push(forward::look_for_way(view, lane, search)?);
+            Ok(())
+        });
+        let (mut ways, mut last) = (ways.iter(), SaId(0));
         let passed = flight.stage(set, exits, |lane, exits| {
-            match forward::route(view, lane, search, exits)? {
+            let way = ways.next().ok_or(DropReason::Internal)?;
+            match forward::route(view, lane, way, search, exits)? {
                 Onward::Protect => {
                     recall.note_tunnel(view, lane);
-                    Ok(())
+                    outbound::choose_sa(view, lane, exits, &mut last)
                 }
                 Onward::AsItIs => Err(Exit::Transmit(lane.port())),
                 Onward::Port { port, next_hop } => match forward::forward(view, lane, port) {
@@ -292,7 +356,7 @@ impl Work {
                         let packet = &mut lane.packet;
                         let exit = outbound::next_hop(view, packet, family, port, next_hop);
                         if let Exit::Transmit(port) = exit {
-                            recall.note_destination(view, lane, port);
+                            recall.note_pair(view, lane, port);
                         }
                         Err(exit)
                     }
@@ -303,41 +367,14 @@ impl Work {
         self.done(Counter::StageLookup, passed)
     }
 
-    fn choose_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let mut last = SaId(0);
-        let passed = flight.stage(set, &mut self.exits, |lane, exits| {
-            outbound::choose_sa(view, lane, exits)?;
-            if let Some(frame) = lane.packet.frame() {
-                frame.prefetch_data(ROOM_LINES, 0);
-            }
-            if lane.sa_id != last {
-                view.announce(lane.sa_id);
-                last = lane.sa_id;
-            }
-            Ok(())
-        });
-        self.done(Counter::StageLookup, passed)
-    }
-
-    fn take_sas<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
-        let mut last = None;
-        let passed = flight.stage(set, &mut self.exits, |lane, _| {
-            outbound::take_sa(view, lane, &mut last)
-        });
-        self.done(Counter::StageLookup, passed)
-    }
-
     /// Size, sequence numbers and outer headers packet by packet, then crypto has all of them.
+    #[inline(never)]
     fn encapsulate_and_seal<'t>(
         &mut self,
         view: &View<'t>,
         flight: &mut Flight<'t>,
         set: Set,
     ) -> Set {
-        if set.is_empty() {
-            return set;
-        }
-        self.exits.counts.add(Counter::CryptoBatches, 1);
         let preparation = outbound::Encapsulation::new(view);
         let Verdicts { asked, good } = crypto::seal(flight, set, &mut self.exits, preparation);
         flight.stage(asked.without(good), &mut self.exits, |_, _| {
@@ -346,14 +383,24 @@ impl Work {
         self.done(Counter::StageCrypto, good)
     }
 
+    #[inline(never)]
     fn depart<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) {
-        flight.stage(set, &mut self.exits, |lane, _| {
-            Err(outbound::depart(view, lane))
-        });
+        for number in set {
+            let Some(lane) = flight.lanes.get_mut(number) else {
+                continue;
+            };
+            match lane.egress {
+                Some(port) if !lane.unfinished => self.exits.send(&mut lane.packet, port),
+                _ => {
+                    let exit = outbound::depart(view, lane);
+                    self.exits.leave(&mut lane.packet, exit);
+                }
+            }
+        }
     }
 
     /// What waits for the ports leaves.
-    fn transmit(&mut self) {
+    pub(super) fn transmit(&mut self) {
         self.exits.flush_all();
         self.lap(Counter::StageTx);
         self.busy = true;
@@ -372,34 +419,20 @@ impl Work {
     }
 }
 
-/// The Ethernet address of the last packet's port: of a burst it is always the same.
-#[derive(Default)]
-struct OwnMac {
-    port: Option<PortIndex>,
-    mac: u64,
-}
-
-impl OwnMac {
-    #[inline(always)]
-    fn of(&mut self, port: &PortInfo) -> u64 {
-        if self.port != Some(port.index) {
-            self.port = Some(port.index);
-            self.mac = port.mac.word();
-        }
-        self.mac
-    }
-}
-
 /// Sorts one packet by where it came from.
 #[inline(always)]
-fn sort(view: &View<'_>, lane: &mut Lane<'_>, own: &mut OwnMac) -> Result<Sorted, Exit> {
+fn sort<'v>(
+    view: &View<'v>,
+    lane: &mut Lane<'_>,
+    arrival: &mut Arrival<'v>,
+) -> Result<Sorted, Exit> {
     let locals = &view.snapshot.locals;
-    let port = view.port(lane.port()).ok_or(DropReason::Internal)?;
+    let port = arrival.turn_to(view, lane).ok_or(DropReason::Internal)?;
     if lane.packet.frame().is_none_or(|frame| !frame.is_linear()) {
         return Err(DropReason::ChainedMbuf.into());
     }
     let sorted = match lane.packet.origin {
-        Origin::Wire => classify::wire(lane, port, own.of(port), locals)?,
+        Origin::Wire => classify::wire(lane, arrival, port, locals)?,
         Origin::Twin => match classify::twin(lane, locals)? {
             FromTwin::Implicit => return Err(Exit::Transmit(lane.port())),
             FromTwin::Clear => Sorted::Clear,

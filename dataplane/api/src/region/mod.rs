@@ -145,6 +145,7 @@ fn generation() -> u64 {
 }
 
 /// The words from `at` on; empty when they do not exist.
+#[inline]
 pub(crate) fn part(words: &[AtomicU64], at: usize, len: usize) -> &[AtomicU64] {
     at.checked_add(len)
         .and_then(|end| words.get(at..end))

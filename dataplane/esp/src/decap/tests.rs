@@ -244,3 +244,36 @@ fn udp_over_ipv6_with_a_zero_that_sums_up_is_refused() {
     packet[46..48].fill(0);
     assert_eq!(classify(&packet), Err(DecapError::UdpChecksum));
 }
+
+/// The short way says what the long one says, or nothing: all last four bytes that are near to right ones.
+#[test]
+fn short_trailers_are_read_as_any_are() {
+    let mut short = 0;
+    for len in 2..24_usize {
+        for pad_len in 0..=8_u8 {
+            for next_header in [4, 41, 59, 6] {
+                for wrong in [None, Some(0), Some(1), Some(5)] {
+                    let mut plain = vec![0xee; len];
+                    let end = len - 2;
+                    let start = end.saturating_sub(pad_len.into());
+                    for (byte, due) in plain[start..end].iter_mut().zip(1..) {
+                        *byte = due;
+                    }
+                    (plain[end], plain[end + 1]) = (pad_len, next_header);
+                    if let Some(byte) = wrong.and_then(|at: usize| plain[..end].get_mut(start + at))
+                    {
+                        *byte ^= 0x40;
+                    }
+                    if let Some((family, payload_len)) = short_trailer(&plain) {
+                        assert_eq!(
+                            any_trailer(&plain),
+                            Ok(Trailer::Packet(family, payload_len))
+                        );
+                        short += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(short > 100, "{short}");
+}

@@ -367,3 +367,17 @@ fn addresses_that_cannot_be_answered() {
         assert!(!from(bad), "{bad:?}");
     }
 }
+
+/// Against the definition (RFC 1624 3), for every checksum.
+#[test]
+fn a_hop_less_keeps_the_checksum_right() {
+    let mut header = [0; 20];
+    (header[0], header[8], header[9]) = (0x45, 64, 17);
+    for sum in 0..=u16::MAX {
+        header[8] = 64;
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(decrement_ttl(&mut header), Some(63));
+        let due = checksum::update(sum, 0x4011, 0x3f11);
+        assert_eq!(header[10..12], due.to_be_bytes(), "{sum:x}");
+    }
+}

@@ -8,7 +8,6 @@ use api::id::{ChildId, Vrf};
 use super::conditions::{Conditions, RangeRule};
 use super::flow::FlowOf;
 use super::{Child, Decision, Rule, Spd};
-use crate::memory;
 use crate::tables::address::Address;
 
 /// The inbound protect rules of each child: those of the base, which many versions share, unless
@@ -138,24 +137,19 @@ impl Carried {
         }
     }
 
-    #[inline]
-    pub(super) fn prefetch(&self, slot: u32) {
-        self.base.prefetch(slot);
-    }
-
-    #[inline]
-    pub(super) fn v4(&self, slot: u32, flow: &FlowOf<u32>) -> bool {
+    /// Whether the child carries the packet; with `all`, whatever else its hosts may send too.
+    pub(super) fn v4(&self, slot: u32, flow: &FlowOf<u32>, all: bool) -> bool {
         match self.of_changed(slot) {
-            None => self.base.v4(slot, flow),
-            Some(rules) => rules.v4.iter().any(|rule| rule.matches(flow)),
+            None => self.base.v4(slot, flow, all),
+            Some(rules) => any(&rules.v4, flow, all),
         }
     }
 
-    #[inline]
-    pub(super) fn v6(&self, slot: u32, flow: &FlowOf<u128>) -> bool {
+    /// As [`v4`](Self::v4).
+    pub(super) fn v6(&self, slot: u32, flow: &FlowOf<u128>, all: bool) -> bool {
         match self.of_changed(slot) {
-            None => self.base.v6(slot, flow),
-            Some(rules) => rules.v6.iter().any(|rule| rule.matches(flow)),
+            None => self.base.v6(slot, flow, all),
+            Some(rules) => any(&rules.v6, flow, all),
         }
     }
 
@@ -243,27 +237,18 @@ impl Base {
         }
     }
 
-    #[inline]
-    fn prefetch(&self, slot: u32) {
-        if let Some(record) = self.record(slot) {
-            memory::prefetch(record);
-        }
-    }
-
-    #[inline]
-    fn v4(&self, slot: u32, flow: &FlowOf<u32>) -> bool {
+    fn v4(&self, slot: u32, flow: &FlowOf<u32>, all: bool) -> bool {
         match self.record(slot) {
-            Some(Record::V4(rule)) => rule.matches(flow),
-            Some(Record::Several { v4, .. }) => v4.of(&self.v4).iter().any(|r| r.matches(flow)),
+            Some(Record::V4(rule)) => rule.matches(flow) && (!all || rule.is_all()),
+            Some(Record::Several { v4, .. }) => any(v4.of(&self.v4), flow, all),
             Some(Record::V6(_) | Record::Nothing) | None => false,
         }
     }
 
-    #[inline]
-    fn v6(&self, slot: u32, flow: &FlowOf<u128>) -> bool {
+    fn v6(&self, slot: u32, flow: &FlowOf<u128>, all: bool) -> bool {
         match self.record(slot) {
-            Some(Record::V6(rule)) => rule.matches(flow),
-            Some(Record::Several { v6, .. }) => v6.of(&self.v6).iter().any(|r| r.matches(flow)),
+            Some(Record::V6(rule)) => rule.matches(flow) && (!all || rule.conditions.is_all()),
+            Some(Record::Several { v6, .. }) => any(v6.of(&self.v6), flow, all),
             Some(Record::V4(_) | Record::Nothing) | None => false,
         }
     }
@@ -272,6 +257,11 @@ impl Base {
     fn record(&self, slot: u32) -> Option<&Record> {
         self.records.get(usize::try_from(slot).ok()?)
     }
+}
+
+fn any<A: Address>(rules: &[RangeRule<A>], flow: &FlowOf<A>, all: bool) -> bool {
+    let mut rules = rules.iter();
+    rules.any(|rule| rule.matches(flow) && (!all || rule.is_all()))
 }
 
 /// The rule as the only one of its child, if it fits into a record.

@@ -31,6 +31,11 @@ impl Conditions {
         }
     }
 
+    /// Whether any protocol and all ports fit.
+    pub(super) fn is_all(&self) -> bool {
+        self.protocol == 0 && self.local_ports == ANY_PORTS && self.remote_ports == ANY_PORTS
+    }
+
     #[inline]
     pub(super) fn fit<A>(&self, flow: &FlowOf<A>) -> bool {
         fits_frame(self.interface, self.protocol, flow)
@@ -122,5 +127,10 @@ impl<A: Address> RangeRule<A> {
             && (self.local.0 <= flow.local && flow.local <= self.local.1)
             && (self.remote.0 <= flow.remote && flow.remote <= self.remote.1)
             && self.conditions.fit(flow)
+    }
+
+    /// Whether it asks for nothing but addresses and perhaps an interface.
+    pub(super) fn is_all(&self) -> bool {
+        self.conditions.is_all()
     }
 }

@@ -203,7 +203,6 @@ fn compare(spd: &Spd, rules: &[&Rule], cache: &mut FlowCache, flow: &Flow) {
 fn compare_carried(policies: &Policies, rules: &[&Rule], child: &Child, flow: &Flow) {
     let is_its = |rule: &&&Rule| matches!(&rule.decision, Decision::Protect(c) if c.id == child.id);
     let expected = rules.iter().filter(is_its).any(|rule| rule.matches(flow));
-    policies.prefetch_carried(child.slot);
     let carries = match FlowV4::of(flow) {
         Some(flow) => policies.carries_v4(child.slot, &flow),
         None => policies.carries_v6(child.slot, &FlowV6::of(flow).unwrap()),

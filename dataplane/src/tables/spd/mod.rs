@@ -266,24 +266,30 @@ impl Policies {
         }
     }
 
-    /// Fetches what [`carries_v4`](Self::carries_v4) and [`carries_v6`](Self::carries_v6) read.
-    #[inline]
-    pub fn prefetch_carried(&self, slot: u32) {
-        self.carried.prefetch(slot);
-    }
-
     /// Whether the child with this [`slot`](Child::slot) carries the packet (RFC 4301 5.2 step 4).
     #[inline]
     #[must_use]
     pub fn carries_v4(&self, slot: u32, flow: &FlowV4) -> bool {
-        self.carried.v4(slot, flow)
+        self.carried.v4(slot, flow, false)
     }
 
     /// Whether the child with this [`slot`](Child::slot) carries the packet (RFC 4301 5.2 step 4).
     #[inline]
     #[must_use]
     pub fn carries_v6(&self, slot: u32, flow: &FlowV6) -> bool {
-        self.carried.v6(slot, flow)
+        self.carried.v6(slot, flow, false)
+    }
+
+    /// Whether that child carries any packet between the addresses of this one, whatever is in it.
+    #[must_use]
+    pub fn carries_all_v4(&self, slot: u32, flow: &FlowV4) -> bool {
+        self.carried.v4(slot, flow, true)
+    }
+
+    /// Whether that child carries any packet between the addresses of this one, whatever is in it.
+    #[must_use]
+    pub fn carries_all_v6(&self, slot: u32, flow: &FlowV6) -> bool {
+        self.carried.v6(slot, flow, true)
     }
 }
 

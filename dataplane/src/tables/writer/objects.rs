@@ -8,7 +8,6 @@ use api::state::Flags;
 use api::window::WindowSlot;
 use crypto::KeyContext;
 use esp::encap::{Df, Dscp, Tunnel, TunnelConfig};
-use esp::plain::Plain;
 
 use super::{ChildEntry, Outcome, PathEntry, SaEntry, TablesWriter, invalid};
 use crate::tables::child::{self, PathSlot};
@@ -336,9 +335,6 @@ fn describe(
         marks,
         way,
         hop: HopCache::default(),
-        plain: tunnel
-            .as_ref()
-            .and_then(|tunnel| Plain::new(tunnel, info.spi)),
         tunnel,
         limits: info.limits,
         peer: (path.remote, path.remote_port),

@@ -613,7 +613,7 @@ fn infos(site: u8) -> Arc<[PortInfo]> {
     [info(INSIDE, Side::Inside), info(OUTSIDE, Side::Outside)].into()
 }
 
-fn net(site: u8, v6: bool) -> (String, String) {
+pub(super) fn net(site: u8, v6: bool) -> (String, String) {
     if v6 {
         (
             format!("fd00:{site}::"),

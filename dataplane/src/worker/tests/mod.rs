@@ -8,4 +8,5 @@ mod inbound;
 mod order;
 mod outbound;
 mod packets;
+mod recall;
 mod tunnel;
