@@ -11,12 +11,12 @@ mod handover;
 mod inbound;
 mod limits;
 mod outbound;
+mod passes;
 mod recall;
 mod search;
 mod stage_clock;
 #[cfg(test)]
 mod tests;
-mod work;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,9 +33,9 @@ use crate::state::{self, State};
 use crate::tables::{Snapshot, Tables};
 use busy::BusyShare;
 use exits::Exits;
+use passes::Work;
 use recall::Recall;
 use stage_clock::StageClock;
-use work::Work;
 
 /// Turns with packets between two publications of the counters.
 const PUBLISH_TURNS: u32 = 64;

@@ -9,7 +9,7 @@ use dpdk::BATCH_SIZE;
 use super::View;
 use super::exits::Exits;
 use super::flight::Flight;
-use super::work::{HEADER_LINES, Work};
+use super::passes::{HEADER_LINES, Work};
 use crate::handover::{Frames, MESSAGE_FRAMES, Refusal};
 use crate::links::HandedOver;
 use crate::packet::Packet;

@@ -13,8 +13,7 @@ use api::config::ExceptionLimits;
 use api::counters::{Counter, Counts, DropReason};
 use api::id::{ChildId, Geometry, Interface, PathId, PolicyId, SaId, Vrf};
 use api::record::{
-    Action, Algorithm, Child, Command, CopyDscp, Direction, Limits, Mode, Path, Policy, Sa, SaKey,
-    Status,
+    Action, Algorithm, Child, Command, Direction, Limits, Path, Policy, Sa, SaKey, Status,
 };
 use api::region::StateSizes;
 use api::selector::{ANY_PORTS, AddrRange, Selector};
@@ -31,6 +30,7 @@ use crate::packet::Origin;
 use crate::port::{Mac, PortIndex, PortInfo, Side};
 use crate::state::State;
 use crate::tables::fib::{Route, Target};
+use crate::tables::samples;
 use crate::tables::writer::TablesWriter;
 use crate::worker::{PortQueues, Worker, WorkerParts};
 
@@ -323,17 +323,7 @@ impl Gateway {
     }
 
     pub(super) fn child(&self) -> Child {
-        Child {
-            id: ChildId(1),
-            path: PathId(1),
-            cookie: 0,
-            vrf: Vrf(0),
-            interface: Interface(0),
-            mode: Mode::Tunnel,
-            copy_df: true,
-            copy_ecn: true,
-            copy_dscp: CopyDscp::Out,
-        }
+        samples::child(ChildId(1))
     }
 
     fn tunnel(&mut self, shape: TunnelShape) {
