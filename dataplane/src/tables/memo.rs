@@ -6,9 +6,10 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::memory::{Entries, prefetch};
 
-/// Direct-mapped; a new answer displaces the one in its place. Where a question stands depends on
-/// secret factors, so that nobody can make questions collide on purpose. An entry has `N` words: the
-/// question, all of it, and the answer in the last one.
+/// An answer is remembered in its place or in the one beside it, which with entries of 32 bytes is in
+/// the same cache line. Where a question stands depends on secret factors, so that nobody can make
+/// questions collide on purpose. An entry has `N` words: the question, all of it with the version last,
+/// and the answer.
 pub struct Memo<const N: usize> {
     entries: Entries<N>,
     factors: [u64; 2],
@@ -22,6 +23,11 @@ pub struct Place(u32);
 impl Place {
     /// That of no question.
     pub const NONE: Self = Self(u32::MAX);
+
+    #[inline(always)]
+    const fn beside(self) -> Self {
+        Self(self.0 ^ 1)
+    }
 }
 
 impl<const N: usize> Memo<N> {
@@ -66,6 +72,12 @@ impl<const N: usize> Memo<N> {
                 "a question is all of an entry but the last word"
             )
         };
+        self.compare(place, question)
+            .or_else(|| self.compare(place.beside(), question))
+    }
+
+    #[inline(always)]
+    fn compare<const Q: usize>(&self, place: Place, question: &[u64; Q]) -> Option<u64> {
         let entry = self.entries.get(place.0 as usize)?;
         let differs = entry
             .iter()
@@ -74,8 +86,17 @@ impl<const N: usize> Memo<N> {
         (differs == 0).then_some(*entry.last()?)
     }
 
-    /// Remembers an answer. Questions have some word, as the version, that is not 0.
+    /// Remembers an answer: beside its place if that is taken and the other one is not, by an answer
+    /// of this version. So where three questions meet, one of them keeps its answer. Versions are not 0.
     pub fn remember<const Q: usize>(&mut self, place: Place, question: &[u64; Q], answer: u64) {
+        let other = |place: Place| {
+            self.entries.get(place.0 as usize).is_some_and(|entry| {
+                let held = entry.split_last().map_or(&[][..], |(_, held)| held);
+                held.last() == question.last() && held != question
+            })
+        };
+        let beside = other(place) && !other(place.beside());
+        let place = if beside { place.beside() } else { place };
         if let Some(entry) = self.entries.get_mut(place.0 as usize)
             && let Some((last, words)) = entry.split_last_mut()
         {
@@ -100,9 +121,26 @@ mod tests {
         for other in [[0, 2, 3], [1, 3, 3], [1, 2, 4]] {
             assert_eq!(memo.recall(place, &other), None);
         }
+        // A question that meets it does not displace it, a third one meets one of both.
+        let others = [[4, 2, 3], [5, 2, 3]];
+        memo.remember(place, &others[0], 78);
+        assert_eq!(memo.recall(place, &question), Some(77));
+        assert_eq!(memo.recall(place, &others[0]), Some(78));
+        memo.remember(place, &others[1], 79);
+        let held = |question| memo.recall(place, question);
+        assert_eq!(
+            [&question, &others[0], &others[1]].map(held),
+            [None, Some(78), Some(79)]
+        );
+        // What is of another version makes room.
+        for question in [[1, 2, 4], [4, 2, 4]] {
+            memo.remember(place, &question, question[0]);
+        }
+        assert_eq!(memo.recall(place, &[1, 2, 4]), Some(1));
+        assert_eq!(memo.recall(place, &[4, 2, 4]), Some(4));
+        assert_eq!(memo.recall(place, &others[1]), None);
         memo.remember(Place::NONE, &question, 78);
         assert_eq!(memo.recall(Place::NONE, &question), None);
-        assert_eq!(memo.recall(place, &question), Some(77));
     }
 
     #[test]

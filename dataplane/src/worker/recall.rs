@@ -182,7 +182,7 @@ fn question_v4(lane: &Lane<'_>, version: u64) -> [u64; V4_WORDS - 1] {
 fn question_v6(lane: &Lane<'_>, version: u64) -> [u64; V6_WORDS - 1] {
     let (source, destination) = head::addresses_v6(lane.packet.network());
     let ([s0, s1], [d0, d1], [_, rest]) = (words(source), words(destination), lane.asked);
-    [s0, s1, d0, d1, rest, version, 0]
+    [s0, s1, d0, d1, rest, 0, version]
 }
 
 /// Source and destination in one word.
