@@ -70,8 +70,8 @@ fn replay(benches: &Benches) -> Result<()> {
     let words: Vec<AtomicU64> = (0..words_for(WINDOW_BITS))
         .map(|_| AtomicU64::new(0))
         .collect();
-    let highest = AtomicU64::new(0);
-    let window = Window::new(&words, &highest, WINDOW_BITS)?;
+    let newest = [const { AtomicU64::new(0) }; 2];
+    let window = Window::new(&words, &newest, WINDOW_BITS)?;
     let mut next = 0_u64;
     benches.run("replay window, in order: check, commit", || {
         for _ in 0..ITEMS {

@@ -67,7 +67,7 @@ impl State {
         let words = slot
             .map(|slot| self.states.window(slot))
             .unwrap_or_default();
-        Window::new(words, row.sequence_word(), window_bits).ok()
+        Window::new(words, row.newest(), window_bits).ok()
     }
 
     /// Makes one owner's counters visible: workers by number, the control thread behind them.
@@ -139,7 +139,7 @@ impl Rows {
     /// Asks for what installing an SA reads of its row.
     pub fn prefetch(&self, row: u32) {
         if let Some(row) = self.state.row(row) {
-            memory::prefetch(row.sequence_word());
+            memory::prefetch(row.newest());
         }
     }
 
@@ -189,6 +189,8 @@ impl Rows {
             esn: sa.esn,
             fingerprint,
             sequence: sa.start_sequence,
+            // What came before the start of an SA that goes on is not known: none of it may come again.
+            newest_bits: if sa.start_sequence > 0 { u64::MAX } else { 0 },
             window,
         };
         match adopted {
@@ -221,7 +223,7 @@ impl Rows {
         }
     }
 
-    /// What came before the start of an SA that goes on is not known: none of it may come again.
+    /// The same for the rest of the window.
     fn close_below(&self, start_sequence: u64, window: Option<WindowSlot>) {
         let Some(slot) = window.filter(|_| start_sequence > 0) else {
             return;

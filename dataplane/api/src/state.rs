@@ -2,9 +2,12 @@
 //! dataplane, because IKE holds the region's descriptor and hands it to the next one.
 //!
 //! ```text
-//! line 0: generation  sequence  packets  bytes  last used  replay drops  auth drops  flags
-//! line 1: SPI | id    fingerprint  window  mapping address (2)  mapping port | changes  -  -
+//! line 0: generation  sequence  newest bits  packets  bytes  last used  auth drops  flags
+//! line 1: SPI | id  fingerprint  window  mapping address (2)  mapping port | changes  replay drops  -
 //! ```
+//! A usual packet of either direction touches line 0 alone: of the replay window it has the word with
+//! the highest number.
+//!
 //! A row has one writer: its worker, or the control thread before a worker knows of it and after
 //! the last has forgotten it. The generation is odd while several words change together, so a
 //! reader sees all of a change or knows that it does not; what a killed dataplane left odd stays
@@ -34,10 +37,10 @@ const SNAPSHOT_TRIES: usize = 1_000;
 mod word {
     pub(super) const GENERATION: usize = 0;
     pub(super) const SEQUENCE: usize = 1;
-    pub(super) const PACKETS: usize = 2;
-    pub(super) const BYTES: usize = 3;
-    pub(super) const LAST_USED_MS: usize = 4;
-    pub(super) const REPLAY_DROPS: usize = 5;
+    pub(super) const NEWEST_BITS: usize = 2;
+    pub(super) const PACKETS: usize = 3;
+    pub(super) const BYTES: usize = 4;
+    pub(super) const LAST_USED_MS: usize = 5;
     pub(super) const AUTH_DROPS: usize = 6;
     pub(super) const FLAGS: usize = 7;
     /// SPI in the low half, id in the high half.
@@ -48,6 +51,11 @@ mod word {
     pub(super) const MAPPING_LOW: usize = 12;
     /// Port in the low half, number of changes in the high half.
     pub(super) const MAPPING_PORT: usize = 13;
+    pub(super) const REPLAY_DROPS: usize = 14;
+
+    pub(super) const COUNTERS: [usize; 5] =
+        [PACKETS, BYTES, LAST_USED_MS, REPLAY_DROPS, AUTH_DROPS];
+    pub(super) const MAPPING: [usize; 3] = [MAPPING_HIGH, MAPPING_LOW, MAPPING_PORT];
 }
 
 /// What a row says besides its numbers. Soft, hard, deleted and mapping stay set until the row is
@@ -101,6 +109,8 @@ pub struct NewRow {
     pub fingerprint: u64,
     /// Outbound: the last number used. Inbound: the highest authenticated.
     pub sequence: u64,
+    /// Inbound: the replay window's word with the bit of that number.
+    pub newest_bits: u64,
     pub window: Option<WindowSlot>,
 }
 
@@ -133,12 +143,14 @@ impl<'a> SaRow<'a> {
         self.get(word::SEQUENCE)
     }
 
-    /// The word with the sequence number, for a replay window that keeps its highest there. To be
-    /// stored to within an [`Update`] only.
+    /// The highest authenticated number and the word with its bit, for a replay window. To be stored to
+    /// within an [`Update`] only.
     #[inline]
     #[must_use]
-    pub fn sequence_word(self) -> &'a AtomicU64 {
-        &self.words[word::SEQUENCE]
+    pub fn newest(self) -> &'a [AtomicU64; 2] {
+        const { assert!(word::NEWEST_BITS == word::SEQUENCE + 1) };
+        let [_, newest @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = self.words;
+        newest
     }
 
     /// Takes `n` sequence numbers of an outbound SA and gives the last one before them; `None`,
@@ -237,6 +249,7 @@ impl<'a> SaRow<'a> {
         self.fill(
             &NewRow {
                 sequence: from.sequence,
+                newest_bits: from.newest_bits,
                 ..*new
             },
             counters,
@@ -257,7 +270,8 @@ impl<'a> SaRow<'a> {
         };
         let esn = if new.esn { Flags::ESN } else { Flags(0) };
         self.set(word::SEQUENCE, new.sequence);
-        for (at, value) in (word::PACKETS..).zip(counters) {
+        self.set(word::NEWEST_BITS, new.newest_bits);
+        for (at, value) in word::COUNTERS.into_iter().zip(counters) {
             self.set(at, value);
         }
         self.set(
@@ -266,7 +280,7 @@ impl<'a> SaRow<'a> {
         );
         self.set(word::FINGERPRINT, new.fingerprint);
         self.set(word::WINDOW, new.window.map_or(0, WindowSlot::pack));
-        for at in word::MAPPING_HIGH..ROW_WORDS {
+        for at in word::MAPPING {
             self.set(at, 0);
         }
         self.set(word::FLAGS, Flags::USED.with(inbound).with(esn).0);
@@ -379,6 +393,8 @@ pub struct Snapshot {
     pub flags: Flags,
     pub fingerprint: u64,
     pub sequence: u64,
+    /// Inbound: the replay window's word with the bit of that number.
+    pub newest_bits: u64,
     pub packets: u64,
     pub bytes: u64,
     /// Milliseconds of the dataplane's clock; 0 is never.
@@ -454,6 +470,7 @@ fn decode(words: &[u64; ROW_WORDS], generation: u64) -> Snapshot {
         flags: Flags(words[word::FLAGS]),
         fingerprint: words[word::FINGERPRINT],
         sequence: words[word::SEQUENCE],
+        newest_bits: words[word::NEWEST_BITS],
         packets: words[word::PACKETS],
         bytes: words[word::BYTES],
         last_used_ms: words[word::LAST_USED_MS],
@@ -750,7 +767,8 @@ pub struct KeyName {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adopted {
     pub row: Snapshot,
-    /// The words of the window, in the order of that region; none when replay protection was off.
+    /// The window but for its newest word, in the order of that region; none when replay protection was
+    /// off.
     pub window: Vec<u64>,
 }
 

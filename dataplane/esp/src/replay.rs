@@ -1,23 +1,29 @@
 //! The anti-replay window (RFC 4303 3.4.3) and extended sequence numbers (RFC 4303 A2).
 //!
-//! The bitmap is a ring: the bit of sequence number `s` is `s mod capacity`, so that nothing ever
-//! shifts and a packet in order touches one word.
+//! The bits of 64 numbers make a word: that of sequence number `s` is `s / 64`. The word of the highest
+//! number lies beside that number, so that a packet in order touches nothing else. All others are a ring,
+//! in which a word keeps its place: nothing ever shifts. When the highest number leaves its word, that
+//! goes to its place in the ring, where the oldest word that the window reaches into may lie too: its
+//! numbers are the bits above.
 //!
 //! # What an interrupted update leaves behind
 //! The state outlives the process, which may be killed between any two stores of
 //! [`Window::commit`]. They come in this order:
 //!
-//! 1. `highest` moves forward;
-//! 2. the bits of the numbers that were jumped over are cleared;
-//! 3. the packet's own bit is set.
+//! 1. the word that is left goes to the ring;
+//! 2. `highest` moves forward;
+//! 3. the bits of the numbers that were jumped over are cleared in the ring;
+//! 4. the word of the highest number gets the packet's own bit and loses all that it had of the word
+//!    before.
 //!
-//! The stores of 2 and 3 are `Release`, so none of them becomes visible before 1. Killed after 1 or
-//! inside 2, some ring places still hold bits of numbers that have left the window: numbers between
-//! the old and the new edge look received. That rejects packets which might be genuine (harmless);
-//! a clear bit in such a place is right, for nothing was received there. Killed before 3, the
-//! packet itself may be accepted once more, and that is right too: delivery comes after commit, so
-//! it was never delivered. The other order would be wrong: clearing first and then dying before
-//! `highest` moves would forget numbers that are still inside the old window.
+//! The stores from 2 on are in order of program, as each is `Release`. Killed after 1, nothing has
+//! changed: that place of the ring is looked at for the older word's bits only, which stay. Killed
+//! after 2 or inside 3, some places still hold bits of other numbers: numbers between the old and the
+//! new edge look received. That rejects packets which might be genuine (harmless); a clear bit in such
+//! a place is right, for nothing was received there. Killed before 4, the packet itself may be accepted
+//! once more, and that is right too: delivery comes after commit, so it was never delivered. Other
+//! orders would be wrong: clearing first and then dying before `highest` moves would forget numbers
+//! that are still inside the old window, and so would moving `highest` before its word is in the ring.
 //!
 //! There is one writer, so plain loads and stores do; readers see a consistent-enough picture.
 
@@ -79,33 +85,36 @@ impl std::error::Error for WindowError {}
 /// A view on one SA's replay state. Cheap to make; all state is the caller's.
 #[derive(Clone, Copy, Debug)]
 pub struct Window<'a> {
-    words: &'a [AtomicU64],
-    highest: &'a AtomicU64,
+    ring: &'a [AtomicU64],
+    newest: &'a Newest,
     bits: u32,
 }
 
+/// The highest authenticated sequence number, and the word that has its bit.
+pub type Newest = [AtomicU64; 2];
+
 impl<'a> Window<'a> {
-    /// A window of `window_bits` packets (0: replay protection off) over [`words_for`] words, and
-    /// the highest authenticated sequence number. A fresh SA has all of them zero; a first number
-    /// above 1 may be set by starting `highest` there.
+    /// A window of `window_bits` packets (0: replay protection off) over a ring of [`words_for`] words
+    /// and the newest ones. A fresh SA has all of them zero; a first number above 1 may be set by
+    /// starting the highest there.
     ///
     /// # Errors
     /// [`WindowError`]
     #[inline]
     pub const fn new(
-        words: &'a [AtomicU64],
-        highest: &'a AtomicU64,
+        ring: &'a [AtomicU64],
+        newest: &'a Newest,
         window_bits: u32,
     ) -> Result<Self, WindowError> {
         if !matches!(window_bits, 0 | MIN_WINDOW_BITS..=MAX_WINDOW_BITS) {
             return Err(WindowError::Size(window_bits));
         }
-        if words.len() != words_for(window_bits) {
-            return Err(WindowError::Words(words.len()));
+        if ring.len() != words_for(window_bits) {
+            return Err(WindowError::Words(ring.len()));
         }
         Ok(Self {
-            words,
-            highest,
+            ring,
+            newest,
             bits: window_bits,
         })
     }
@@ -114,7 +123,8 @@ impl<'a> Window<'a> {
     #[inline]
     #[must_use]
     pub fn highest(&self) -> u64 {
-        self.highest.load(Ordering::Relaxed)
+        let [highest, _] = self.newest;
+        highest.load(Ordering::Relaxed)
     }
 
     /// The full sequence number of a packet with ESN from the 32 bits it carries (RFC 4303 A2.1).
@@ -149,10 +159,11 @@ impl<'a> Window<'a> {
             return Verdict::Zero;
         }
         // By subtraction: `sequence + window` could overflow.
-        match self.highest().checked_sub(sequence) {
+        let highest = self.highest();
+        match highest.checked_sub(sequence) {
             None => Verdict::Fresh,
             Some(behind) if behind >= u64::from(self.bits) => Verdict::Late,
-            Some(_) if self.is_set(sequence) => Verdict::Duplicate,
+            Some(_) if self.is_set(sequence, highest) => Verdict::Duplicate,
             Some(_) => Verdict::Fresh,
         }
     }
@@ -165,116 +176,139 @@ impl<'a> Window<'a> {
     #[inline]
     #[must_use]
     pub fn commit(&self, sequence: u64) -> Verdict {
+        let [newest, word] = self.newest;
         let highest = self.highest();
         // The usual case, and not the first number of a word: no bit has to be cleared.
-        if sequence == highest.wrapping_add(1) && sequence & 63 != 0 && self.bits != 0 {
-            self.highest.store(sequence, Ordering::Relaxed);
-            self.set(sequence);
+        if sequence == highest.wrapping_add(1) && bit(sequence) != 1 {
+            newest.store(sequence, Ordering::Relaxed);
+            set(word, sequence);
             return Verdict::Fresh;
         }
         let verdict = self.check(sequence);
         if verdict != Verdict::Fresh {
             return verdict;
         }
-        if sequence > highest {
-            self.highest.store(sequence, Ordering::Relaxed);
-            if sequence >> 6 == highest >> 6 {
-                // Clearing and setting at once: what was jumped over is in one word.
-                self.set_above(highest, sequence);
-                return Verdict::Fresh;
+        if sequence <= highest {
+            if let Some(word) = self.word(sequence, highest) {
+                set(word, sequence);
             }
+        } else if number(sequence) == number(highest) {
+            newest.store(sequence, Ordering::Relaxed);
+            // Clearing and setting at once: what was jumped over is in one word.
+            let kept = word.load(Ordering::Relaxed) & !above(highest);
+            word.store(kept | bit(sequence), Ordering::Release);
+        } else {
+            self.leave_word(highest);
+            newest.store(sequence, Ordering::Release);
             self.clear_between(highest, sequence);
+            word.store(bit(sequence), Ordering::Release);
         }
-        self.set(sequence);
         Verdict::Fresh
     }
 
-    /// The word that the bit of a sequence number is in, of which only the low bits need be known;
-    /// `None` if the window is off.
+    /// What [`commit`](Self::commit) touches besides the newest words when a packet in order, of whose
+    /// number only the low bits need be known, is the first of its word.
     #[inline]
     #[must_use]
-    pub fn word_of(&self, sequence: u64) -> Option<&AtomicU64> {
-        self.word(sequence >> 6)
+    pub fn left_by(&self, sequence: u64) -> Option<&AtomicU64> {
+        if bit(sequence) != 1 {
+            return None;
+        }
+        self.place(number(sequence).wrapping_sub(1))
     }
 
     #[inline]
     fn capacity(&self) -> u64 {
-        (self.words.len() as u64).wrapping_mul(u64::from(WORD_BITS))
+        (self.ring.len() as u64).wrapping_mul(u64::from(WORD_BITS))
     }
 
-    /// The word of a sequence number and its bit in there.
+    /// The ring's place for the word with that number.
     #[inline]
-    fn place(&self, sequence: u64) -> (Option<&AtomicU64>, u64) {
-        let bit = sequence & u64::from(WORD_BITS - 1);
-        (self.word(sequence >> 6), 1_u64 << bit)
-    }
-
-    /// The word with that number, counted around the ring.
-    #[inline]
-    fn word(&self, number: u64) -> Option<&AtomicU64> {
+    fn place(&self, number: u64) -> Option<&AtomicU64> {
         // The length is a power of two, and 0 only if the window is off.
-        let mask = (self.words.len() as u64).wrapping_sub(1);
+        let mask = (self.ring.len() as u64).wrapping_sub(1);
         usize::try_from(number & mask)
             .ok()
-            .and_then(|index| self.words.get(index))
+            .and_then(|index| self.ring.get(index))
+    }
+
+    /// The word that has the bit of a sequence number.
+    #[inline]
+    fn word(&self, sequence: u64, highest: u64) -> Option<&AtomicU64> {
+        let [_, word] = self.newest;
+        if number(sequence) == number(highest) {
+            Some(word)
+        } else {
+            self.place(number(sequence))
+        }
     }
 
     #[inline]
-    fn is_set(&self, sequence: u64) -> bool {
-        let (word, bit) = self.place(sequence);
+    fn is_set(&self, sequence: u64, highest: u64) -> bool {
         // No such word cannot happen; if it did, refusing is the safe answer.
-        word.is_none_or(|word| word.load(Ordering::Relaxed) & bit != 0)
+        self.word(sequence, highest)
+            .is_none_or(|word| word.load(Ordering::Relaxed) & bit(sequence) != 0)
     }
 
+    /// Puts the word of the highest number into the ring. What is there above that number is of the
+    /// oldest word and stays.
     #[inline]
-    fn set(&self, sequence: u64) {
-        let (word, bit) = self.place(sequence);
-        if let Some(word) = word {
-            word.store(word.load(Ordering::Relaxed) | bit, Ordering::Release);
+    fn leave_word(&self, highest: u64) {
+        let [_, word] = self.newest;
+        if let Some(place) = self.place(number(highest)) {
+            let above = above(highest);
+            let older = place.load(Ordering::Relaxed) & above;
+            let left = word.load(Ordering::Relaxed) & !above;
+            place.store(older | left, Ordering::Release);
         }
     }
 
-    /// Sets the bit of `to` and clears those between, where `from` is less and in the same word.
-    #[inline]
-    fn set_above(&self, from: u64, to: u64) {
-        let (word, bit) = self.place(to);
-        if let Some(word) = word {
-            let jumped = ((u64::MAX << (from & 63)) << 1) & (u64::MAX >> (!to & 63));
-            word.store(
-                (word.load(Ordering::Relaxed) & !jumped) | bit,
-                Ordering::Release,
-            );
-        }
-    }
-
-    /// Clears the bits of all numbers above `from` and up to `to`.
+    /// Clears the bits of all numbers above `from`, and below the word of `to`, in the ring.
     #[inline]
     fn clear_between(&self, from: u64, to: u64) {
         if to.wrapping_sub(from) >= self.capacity() {
-            for word in self.words {
-                word.store(0, Ordering::Release);
+            for place in self.ring {
+                place.store(0, Ordering::Release);
             }
             return;
         }
-        let (first, last) = ((from >> 6), (to >> 6));
-        for number in first..=last {
-            // Of the first word the bits above `from` go, of the last those up to `to`.
-            let above = if number == first {
-                (u64::MAX << (from & 63)) << 1
-            } else {
-                u64::MAX
-            };
-            let up_to = if number == last {
-                u64::MAX >> (!to & 63)
-            } else {
-                u64::MAX
-            };
-            if let Some(word) = self.word(number) {
-                let kept = word.load(Ordering::Relaxed) & !(above & up_to);
-                word.store(kept, Ordering::Release);
+        if let Some(place) = self.place(number(from)).filter(|_| above(from) != 0) {
+            let kept = place.load(Ordering::Relaxed) & !above(from);
+            place.store(kept, Ordering::Release);
+        }
+        for number in number(from).wrapping_add(1)..number(to) {
+            if let Some(place) = self.place(number) {
+                place.store(0, Ordering::Release);
             }
         }
     }
+}
+
+/// Sets the bit of a sequence number in its word.
+#[inline]
+fn set(word: &AtomicU64, sequence: u64) {
+    word.store(
+        word.load(Ordering::Relaxed) | bit(sequence),
+        Ordering::Release,
+    );
+}
+
+/// The number of the word that a sequence number is in.
+#[inline]
+const fn number(sequence: u64) -> u64 {
+    sequence >> WORD_BITS.trailing_zeros()
+}
+
+/// The bit of a sequence number in its word.
+#[inline]
+const fn bit(sequence: u64) -> u64 {
+    1 << (sequence & 63)
+}
+
+/// The bits above that of a sequence number.
+#[inline]
+const fn above(sequence: u64) -> u64 {
+    (u64::MAX << (sequence & 63)) << 1
 }
 
 /// The high and the low 32 bits.

@@ -152,8 +152,8 @@ fn sealed_like_scapy() {
 fn opened_from_scapy() {
     for (number, case) in cases().enumerate() {
         let words = [const { AtomicU64::new(0) }; 1];
-        let highest = AtomicU64::new(case.sequence - 1);
-        let window = Window::new(&words, &highest, WINDOW_BITS).unwrap();
+        let newest = [AtomicU64::new(case.sequence - 1), AtomicU64::new(0)];
+        let window = Window::new(&words, &newest, WINDOW_BITS).unwrap();
         let mut packet = case.outer.clone();
         let (plain, sequence) = open(&mut packet, &case.key, window, case.esn)
             .unwrap()
@@ -172,8 +172,8 @@ fn opened_from_scapy() {
 fn a_changed_byte_in_the_esp_packet_never_opens() {
     for case in cases().filter(|case| case.inner.len() < 70).step_by(5) {
         let words = [const { AtomicU64::new(0) }; 1];
-        let highest = AtomicU64::new(case.sequence - 1);
-        let window = Window::new(&words, &highest, WINDOW_BITS).unwrap();
+        let newest = [AtomicU64::new(case.sequence - 1), AtomicU64::new(0)];
+        let window = Window::new(&words, &newest, WINDOW_BITS).unwrap();
         let tunnel = Tunnel::new(&case.config).unwrap();
         let esp_at = tunnel.sizes(0).prepend - 16;
         for at in esp_at..case.outer.len() {
@@ -192,8 +192,8 @@ fn a_wrong_high_half_never_opens() {
     let mut tried = 0;
     for case in cases().filter(|case| case.esn && case.sequence > u64::from(u32::MAX) + 64) {
         let words = [const { AtomicU64::new(0) }; 1];
-        let highest = AtomicU64::new(case.sequence - (1 << 32));
-        let window = Window::new(&words, &highest, WINDOW_BITS).unwrap();
+        let newest = [AtomicU64::new(case.sequence - (1 << 32)), AtomicU64::new(0)];
+        let window = Window::new(&words, &newest, WINDOW_BITS).unwrap();
         let opened = open(&mut case.outer.clone(), &case.key, window, true).unwrap();
         assert_eq!(opened, None);
         tried += 1;
@@ -206,8 +206,8 @@ fn what_others_may_send() {
     for fields in lines(INBOUND) {
         let key = KeyContext::aes_gcm_keymat(&hex(fields[1]), 16).unwrap();
         let words = [const { AtomicU64::new(0) }; 1];
-        let highest = AtomicU64::new(0);
-        let window = Window::new(&words, &highest, WINDOW_BITS).unwrap();
+        let newest = [AtomicU64::new(0), AtomicU64::new(0)];
+        let window = Window::new(&words, &newest, WINDOW_BITS).unwrap();
         let mut packet = hex(fields[3]);
         let (plain, sequence) = open(&mut packet, &key, window, false).unwrap().unwrap();
         assert_eq!(sequence.to_string(), fields[2]);

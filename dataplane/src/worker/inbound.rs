@@ -99,8 +99,8 @@ impl<'t> Found<'t> {
 fn announce_more(lane: &Lane<'_>, found: &Found<'_>) {
     let len = lane.esp.1.saturating_sub(lane.esp.0);
     found.sa.key.prefetch(len.into());
-    prefetch(found.row.sequence_word());
-    if let Some(word) = found.window.word_of(lane.sequence) {
+    prefetch(found.row.newest());
+    if let Some(word) = found.window.left_by(lane.sequence) {
         prefetch(word);
     }
 }

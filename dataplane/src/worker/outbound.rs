@@ -53,7 +53,7 @@ pub(super) fn choose_sa(
         if let Some(row) = view.tables.sad.geometry().row(id)
             && let Some(row) = view.state.row(row)
         {
-            prefetch(row.sequence_word());
+            prefetch(row.newest());
         }
         *last = id;
     }

@@ -19,7 +19,7 @@ use crate::shm::{ReadWord, Region, ShmError};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Version of everything that is shared: records, headers, rows, counters, handshake.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 /// Feature bits that this build knows and sets; a region with another bit is refused.
 pub const FEATURES: u64 = 0;
 
