@@ -339,18 +339,15 @@ impl<T: Send + Sync> Slots<T> {
         Some(unsafe { value.assume_init_ref() })
     }
 
-    /// Asks for the tag of a slot and for the first `lines` cache lines of what most likely is its
-    /// value.
+    /// Asks for the tag of a slot and for a cache line of what most likely is its value.
     #[inline(always)]
-    pub fn prefetch(&self, slot: u32, lines: usize) {
+    pub fn prefetch(&self, slot: u32, line: usize) {
         if let Some(tag) = self.tags.as_slice().get(slot as usize) {
             prefetch(tag);
         }
         if let Some(cell) = self.cells.as_slice().get(slot as usize) {
             let first = core::ptr::from_ref(cell).cast::<u8>();
-            for line in 0..lines {
-                prefetch_line(first.wrapping_add(line * LINE_BYTES));
-            }
+            prefetch_line(first.wrapping_add(line * LINE_BYTES));
         }
     }
 }

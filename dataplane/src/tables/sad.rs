@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! tags        8 bytes a row: which SA is there; a flood of unknown SPIs touches nothing else
-//! Sa          line 0: what every packet compares; line 1: outer headers and where they go;
+//! Sa          line 0: what inbound packets compare; line 1: what outbound packets need;
 //!             lines 2, 3: other tunnels, limits, NAT; then the expanded key
-//! state row   (api) sequence number, counters; window words by their slot
+//! state row   (api) sequence number, newest word of the window, counters; its other words by their slot
 //! ```
 
 use std::collections::HashMap;
@@ -48,10 +48,8 @@ pub struct Sa {
     pub marks: Marks,
     /// Which way packets go, and what that direction needs.
     pub way: Way,
-    /// Outbound: where its packets leave, as last looked up.
-    pub hop: HopCache,
-    /// Outbound: the headers around a packet.
-    pub tunnel: Option<Tunnel>,
+    /// What a usual outbound packet needs besides the key.
+    pub sending: Option<Sending>,
     /// How far it may be used; looked at if [`Marks::LIMITED`].
     pub limits: Limits,
     /// The peer's address and UDP port, to notice a change.
@@ -60,11 +58,26 @@ pub struct Sa {
     pub key: KeyContext,
 }
 
-// What each packet touches of an SA: the first line, outbound the second too.
-const _: () = assert!(std::mem::offset_of!(Sa, hop) == 64);
+// What each packet touches of an SA: inbound the first line, outbound the second.
+const _: () = assert!(std::mem::offset_of!(Sa, sending) == 64);
 // What IPv4 needs of the tunnel begins it; of IPv6 the last address is a line further.
-const _: () = assert!(std::mem::offset_of!(Sa, tunnel) == 80);
+const _: () = assert!(std::mem::offset_of!(Sending, tunnel) == 24);
 const _: () = assert!(std::mem::offset_of!(Sa, key) == 256);
+
+/// What a usual outbound packet needs of its SA besides the key, in one line: some of it stands in the
+/// SA too.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Sending {
+    /// Where the SA's packets leave, as last looked up.
+    pub hop: HopCache,
+    /// The SA's.
+    pub spi: u32,
+    /// The SA's.
+    pub marks: Marks,
+    /// The headers around a packet.
+    pub tunnel: Tunnel,
+}
 
 /// Properties of an SA, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,7 +131,7 @@ impl Sa {
     /// Extended sequence numbers (RFC 4303 2.2.1).
     #[inline]
     #[must_use]
-    pub fn esn(&self) -> bool {
+    pub const fn esn(&self) -> bool {
         self.marks.has(Marks::ESN)
     }
 }
@@ -241,10 +254,10 @@ impl Sad {
         self.get(id, turn)
     }
 
-    /// Asks for the first cache lines of the SA in this row, and for the way to it.
+    /// Asks for a cache line of the SA in this row, and for the way to it.
     #[inline(always)]
-    pub fn prefetch(&self, row: u32, lines: usize) {
-        self.sas.prefetch(row, lines);
+    pub fn prefetch(&self, row: u32, line: usize) {
+        self.sas.prefetch(row, line);
     }
 }
 

@@ -27,8 +27,8 @@ use crate::memory::prefetch;
 use crate::packet::{ETHERNET_BYTES, Origin};
 use crate::tables::sad::{Marks, Sa, Way};
 
-/// Cache lines of an SA that an inbound packet looks at, its key apart.
-const SA_LINES: usize = 1;
+/// The cache line of an SA that an inbound packet looks at, its key apart.
+const SA_LINE: usize = 0;
 /// The bits of explicit congestion notification (RFC 3168 5).
 const ECN_MASK: u8 = 0b11;
 
@@ -42,7 +42,7 @@ pub(super) fn announce(view: &View<'_>, lane: &Lane<'_>) {
     if let Some(spi) = lane.packet.bytes().get(at..at + 4)
         && let Some(&spi) = spi.first_chunk()
     {
-        view.announce(SaId(u32::from_be_bytes(spi)), SA_LINES);
+        view.announce(SaId(u32::from_be_bytes(spi)), SA_LINE);
     }
 }
 
@@ -220,7 +220,7 @@ impl<'t> Run<'t> {
         Ok(Self {
             row,
             number: sa.row,
-            limited: limits::apply(sa, row),
+            limited: limits::apply(sa.marks, row),
             update: row.update(),
             packets: 0,
             bytes: 0,
@@ -479,11 +479,11 @@ impl<'t> View<'t> {
         }
     }
 
-    /// Asks for so many cache lines of an SA, and for the way to it.
+    /// Asks for a cache line of an SA, and for the way to it.
     #[inline(always)]
-    pub(super) fn announce(&self, id: SaId, lines: usize) {
+    pub(super) fn announce(&self, id: SaId, line: usize) {
         if let Some(row) = self.tables.sad.geometry().row(id) {
-            self.tables.sad.prefetch(row, lines);
+            self.tables.sad.prefetch(row, line);
         }
     }
 }

@@ -9,10 +9,10 @@ use crate::links::Notice;
 use crate::state;
 use crate::tables::sad::{Marks, Sa};
 
-/// Whether any packet of an SA has to be looked at: it has a limit, or has run into one.
+/// Whether any packet of an SA with these marks has to be looked at: it has a limit, or has run into one.
 #[inline(always)]
-pub(super) fn apply(sa: &Sa, row: SaRow<'_>) -> bool {
-    sa.marks.has(Marks::LIMITED) || row.flags().has(Flags::HARD)
+pub(super) fn apply(marks: Marks, row: SaRow<'_>) -> bool {
+    marks.has(Marks::LIMITED) || row.flags().has(Flags::HARD)
 }
 
 /// Refuses a packet that would go past a hard limit, and tells of limits that it reaches. `more`

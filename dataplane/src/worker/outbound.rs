@@ -7,7 +7,6 @@ use api::counters::{Counter, DropReason};
 use api::id::SaId;
 use api::state::SaRow;
 use crypto::Op;
-use esp::encap::Tunnel;
 use esp::ether;
 use esp::head::Head;
 use esp::ip::{self, Family};
@@ -22,13 +21,13 @@ use crate::memory::prefetch;
 use crate::packet::{ETHERNET_BYTES, Origin, Packet};
 use crate::port::{Mac, PortIndex};
 use crate::tables::fib::Target;
-use crate::tables::sad::{Hop, Sa, Way};
+use crate::tables::sad::{Hop, Marks, Sa, Sending, Way};
 use crate::tables::spd::Decision;
 
 /// IKE is told when this part of an SA's sequence numbers is left.
 const REKEY_FRACTION: u64 = 16;
-/// Cache lines of an SA that an outbound packet looks at, its key apart.
-const SA_LINES: usize = 2;
+/// The cache line of an SA that an outbound packet looks at, its key apart.
+const SA_LINE: usize = 1;
 /// Cache lines in front of a frame that outer headers will be written to.
 const ROOM_LINES: usize = 1;
 
@@ -49,15 +48,19 @@ pub(super) fn choose_sa(
         frame.prefetch_data(ROOM_LINES, 0);
     }
     if id != *last {
-        view.announce(id, SA_LINES);
-        if let Some(row) = view.tables.sad.geometry().row(id)
-            && let Some(row) = view.state.row(row)
-        {
+        view.announce(id, SA_LINE);
+        if let Some(row) = row(view, id) {
             prefetch(row.newest());
         }
         *last = id;
     }
     Ok(())
+}
+
+/// The row of an SA in the state region.
+#[inline(always)]
+fn row<'t>(view: &View<'t>, id: SaId) -> Option<SaRow<'t>> {
+    view.state.row(view.tables.sad.geometry().row(id)?)
 }
 
 #[cold]
@@ -86,7 +89,7 @@ fn find_hop(view: &View<'_>, sa: &Sa) -> Result<u16, DropReason> {
     let Way::Outbound { mtu_bytes } = sa.way else {
         return Err(DropReason::Internal);
     };
-    let tunnel = sa.tunnel.as_ref().ok_or(DropReason::Internal)?;
+    let sending = sa.sending.as_ref().ok_or(DropReason::Internal)?;
     let (port, next_hop) = way_out(view, sa)?;
     let port_mtu = view.port(port).map_or(0, |port| port.mtu_bytes);
     let mtu = if mtu_bytes == 0 {
@@ -94,14 +97,14 @@ fn find_hop(view: &View<'_>, sa: &Sa) -> Result<u16, DropReason> {
     } else {
         mtu_bytes.min(port_mtu)
     };
-    let inner_mtu_bytes = u16::try_from(tunnel.inner_mtu(mtu.into())).unwrap_or(0);
+    let inner_mtu_bytes = u16::try_from(sending.tunnel.inner_mtu(mtu.into())).unwrap_or(0);
     if let Some(mac) = view.snapshot.neighbours.get(port, next_hop) {
         let hop = Hop {
             port,
             mac: mac.word(),
             inner_mtu_bytes,
         };
-        sa.hop.set(view.snapshot.hops_version, hop);
+        sending.hop.set(view.snapshot.hops_version, hop);
     }
     Ok(inner_mtu_bytes)
 }
@@ -131,7 +134,7 @@ pub(super) struct Encapsulation<'v, 't> {
 struct Run<'t> {
     id: SaId,
     sa: &'t Sa,
-    tunnel: &'t Tunnel,
+    sending: &'t Sending,
     row: SaRow<'t>,
     /// Where they leave, and the Ethernet address of that port, once the neighbour is known.
     hop: Option<(Hop, u64)>,
@@ -153,9 +156,9 @@ impl<'t> Run<'t> {
         // Deleted since it was chosen: as if there were none.
         let sa = view.tables.sad.get(id, view.turn).ok_or(DropReason::NoSa)?;
         sa.key.prefetch(len);
-        let tunnel = sa.tunnel.as_ref().ok_or(DropReason::Internal)?;
-        let row = view.state.row(sa.row).ok_or(DropReason::SaDeleted)?;
-        let hop = sa.hop.get(view.snapshot.hops_version);
+        let sending = sa.sending.as_ref().ok_or(DropReason::Internal)?;
+        let row = row(view, id).ok_or(DropReason::SaDeleted)?;
+        let hop = sending.hop.get(view.snapshot.hops_version);
         let most = match hop {
             Some(known) => known.inner_mtu_bytes,
             None => find_hop(view, sa)?,
@@ -164,15 +167,15 @@ impl<'t> Run<'t> {
         Ok(Self {
             id,
             sa,
-            tunnel,
+            sending,
             row,
             hop: hop.map(|hop| (hop, from(&hop))),
             most,
             sequence: row.sequence(),
-            watched: if limits::apply(sa, row) {
+            watched: if limits::apply(sending.marks, row) {
                 0
             } else {
-                rekey_from(sa)
+                rekey_from(sending.marks)
             },
             packets: 0,
             bytes: 0,
@@ -194,15 +197,15 @@ impl<'t> Run<'t> {
     #[cold]
     fn watch(&self, exits: &mut Exits, more: (u64, u64)) -> Result<(), DropReason> {
         let (sa, row) = (self.sa, self.row);
-        if self.sequence >= last_sequence(sa) {
+        if self.sequence >= last_sequence(sa.marks) {
             // RFC 4303 3.3.3: never cycle.
             limits::expire(sa, row, exits, true);
             return Err(DropReason::SequenceOverflow);
         }
-        if limits::apply(sa, row) {
+        if limits::apply(sa.marks, row) {
             limits::check(sa, row, exits, more)?;
         }
-        if self.sequence >= rekey_from(sa) {
+        if self.sequence >= rekey_from(sa.marks) {
             limits::expire(sa, row, exits, false);
         }
         Ok(())
@@ -265,9 +268,9 @@ impl<'t> Preparation<'t> for Encapsulation<'_, 't> {
         run.number(exits, inner_len)?;
         lane.sequence = run.sequence;
         lane.sa = Some(run.sa);
-        lane.unfinished = run.tunnel.is_finished_later();
+        lane.unfinished = run.sending.tunnel.is_finished_later();
         lane.egress = run.hop.map(|(hop, _)| hop.port);
-        let sizes = run.tunnel.sizes(inner_len);
+        let sizes = run.sending.tunnel.sizes(inner_len);
         let len = ETHERNET_BYTES + sizes.prepend + inner_len + sizes.append;
         let frame = lane.packet.frame_mut().ok_or(DropReason::Internal)?;
         // Room in front is what it depends on; `most` has seen to the rest.
@@ -295,18 +298,20 @@ fn enclose<'f>(
     run: &Run<'f>,
     forwarded: bool,
 ) -> Option<Op<'f>> {
+    let Sending {
+        spi, marks, tunnel, ..
+    } = run.sending;
     let (ethernet, outer) = frame.split_first_chunk_mut::<ETHERNET_BYTES>()?;
     if let Some((hop, from)) = run.hop {
-        ether::write_words(ethernet, hop.mac, from, ethertype(run.tunnel.family()))?;
+        ether::write_words(ethernet, hop.mac, from, ethertype(tunnel.family()))?;
     }
-    let sa = run.sa;
-    let sealed = run.tunnel.enclose(outer, inner, sa.spi, run.sequence)?;
+    let sealed = tunnel.enclose(outer, inner, *spi, run.sequence)?;
     // Linux has not routed its own packets, only sent them.
     if forwarded {
         ip::decrement_ttl(sealed)?;
     }
-    let aad = esp::aad(sa.spi, run.sequence, sa.esn());
-    Op::new(&sa.key, run.sequence.to_be_bytes(), aad, sealed).ok()
+    let aad = esp::aad(*spi, run.sequence, marks.has(Marks::ESN));
+    Op::new(&run.sa.key, run.sequence.to_be_bytes(), aad, sealed).ok()
 }
 
 /// What does not fit (RFC 4301 8.2) or has no hop left.
@@ -324,24 +329,29 @@ fn refusal(lane: &Lane<'_>, most: u16) -> Refusal {
 
 /// The number from which on IKE is told that an SA's numbers come to their end.
 #[inline(always)]
-fn rekey_from(sa: &Sa) -> u64 {
-    let last = last_sequence(sa);
+fn rekey_from(marks: Marks) -> u64 {
+    let last = last_sequence(marks);
     last - last / REKEY_FRACTION
 }
 
 /// RFC 4303 3.3.3 and 2.2.1.
 #[inline(always)]
-fn last_sequence(sa: &Sa) -> u64 {
-    if sa.esn() { u64::MAX } else { u32::MAX.into() }
+fn last_sequence(marks: Marks) -> u64 {
+    if marks.has(Marks::ESN) {
+        u64::MAX
+    } else {
+        u32::MAX.into()
+    }
 }
 
 /// After crypto: completes an outer packet, or finds its way out.
 #[cold]
 pub(super) fn depart(view: &View<'_>, lane: &mut Lane<'_>) -> Exit {
     let sa = lane.sa;
-    let Some((sa, tunnel)) = sa.and_then(|sa| Some((sa, sa.tunnel.as_ref()?))) else {
+    let Some((sa, sending)) = sa.and_then(|sa| Some((sa, sa.sending.as_ref()?))) else {
         return DropReason::Internal.into();
     };
+    let tunnel = &sending.tunnel;
     tunnel.finish(lane.packet.network_mut());
     if let Some(port) = lane.egress {
         return Exit::Transmit(port);

@@ -11,7 +11,7 @@ use esp::encap::{Df, Dscp, Tunnel, TunnelConfig};
 
 use super::{ChildEntry, Outcome, PathEntry, SaEntry, TablesWriter, invalid};
 use crate::tables::child::{self, PathSlot};
-use crate::tables::sad::{HopCache, Marks, Sa, Way};
+use crate::tables::sad::{HopCache, Marks, Sa, Sending, Way};
 
 impl TablesWriter {
     pub(super) fn path_add(&mut self, path: Path) -> Status {
@@ -309,12 +309,18 @@ fn describe(
         .with_if(Marks::LIMITED, limited)
         .with_if(Marks::COPY_DSCP, record.copy_dscp.inwards())
         .with_if(Marks::COPY_ECN, record.copy_ecn);
-    let (way, tunnel) = if outbound {
+    let (way, sending) = if outbound {
         let config = tunnel_config(&path, record);
         let way = Way::Outbound {
             mtu_bytes: path.mtu_bytes,
         };
-        (way, Some(Tunnel::new(&config).ok()?))
+        let sending = Sending {
+            hop: HopCache::default(),
+            spi: info.spi,
+            marks,
+            tunnel: Tunnel::new(&config).ok()?,
+        };
+        (way, Some(sending))
     } else {
         let way = Way::Inbound {
             window_bits: info.window_bits,
@@ -334,8 +340,7 @@ fn describe(
         icv_bytes: ICV_BYTES,
         marks,
         way,
-        hop: HopCache::default(),
-        tunnel,
+        sending,
         limits: info.limits,
         peer: (path.remote, path.remote_port),
         key,
