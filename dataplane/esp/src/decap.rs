@@ -9,8 +9,8 @@ use crate::bytes::{array, u16_at, u32_at};
 use crate::head::{self, Head};
 use crate::ip::{self, Family, Fragment, IpError};
 use crate::{
-    ALIGNMENT_BYTES, ESP_HEADER_BYTES, IV_BYTES, Protected, TRAILER_BYTES, UDP_HEADER_BYTES, aad,
-    checksum, protocol,
+    ALIGNMENT_BYTES, ESP_HEADER_BYTES, IV_BYTES, NAT_PORT, Protected, TRAILER_BYTES,
+    UDP_HEADER_BYTES, aad, checksum, protocol,
 };
 
 /// Length of the marker in front of IKE messages on port 4500, in bytes (RFC 3948 2.2).
@@ -71,6 +71,58 @@ pub enum InUdp {
     Ike(Range<usize>),
     /// A NAT keepalive: to be dropped silently.
     Keepalive,
+}
+
+/// The outer packet of usual ESP over IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsualEsp {
+    /// Source in the high, destination in the low half.
+    pub addresses: u64,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// UDP source port, if it is in UDP.
+    pub udp_source: Option<u16>,
+    /// Where ESP stands in the packet, in bytes.
+    pub range: (u16, u16),
+    /// SPI in the high half, sequence number in the low half.
+    pub front: u64,
+}
+
+/// Reads a whole IPv4 packet without options, no fragment, with a right checksum, of ESP or of ESP in
+/// UDP (RFC 3948) that is long enough for header and IV. `None` for all else, bad or good.
+#[inline(always)]
+#[must_use]
+pub fn usual_esp(packet: &[u8]) -> Option<UsualEsp> {
+    const PLAIN: u16 = 20;
+    const IN_UDP: u16 = 28;
+    const HEADERS: u16 = 16;
+    let start = packet.first_chunk::<36>()?;
+    let word = |at| array(start, at).map(u64::from_be_bytes);
+    let (first, second, third) = (word(0)?, word(8)?, word(16)?);
+    let total_len = head::right_v4(packet.len(), first, second, head::high32(third))?;
+    let usual = |udp_source, range, front| UsualEsp {
+        addresses: second << 32 | third >> 32,
+        tos: head::low8(first >> 48),
+        udp_source,
+        range,
+        front,
+    };
+    match head::low8(second >> 48) {
+        protocol::ESP if total_len >= PLAIN + HEADERS => {
+            Some(usual(None, (PLAIN, total_len), word(PLAIN.into())?))
+        }
+        protocol::UDP => {
+            let (ports, udp) = (head::low32(third), word(24)?);
+            let end = head::low16(udp >> 48).checked_add(PLAIN)?;
+            let front = word(IN_UDP.into())?;
+            // RFC 3948 2.1: over IPv4 the checksum is not looked at. 2.2: IKE begins with zeros.
+            let esp = head::low16(ports.into()) == NAT_PORT && front >> 32 != 0;
+            let fits = (IN_UDP + HEADERS..=total_len).contains(&end);
+            let source = head::low16(u64::from(ports) >> 16);
+            (esp && fits).then(|| usual(Some(source), (IN_UDP, end), front))
+        }
+        _ => None,
+    }
 }
 
 /// Where ESP stands in an outer packet with protocol 50.

@@ -57,14 +57,18 @@ impl PackedPorts {
         }
     }
 
-    /// Source port in the high, destination port in the low half, if there are such.
+    /// Whether they are a source and a destination port.
     #[inline(always)]
     #[must_use]
-    pub const fn both(self) -> Option<u64> {
-        match self.0.checked_sub(Self::PAIR) {
-            Some(both) => Some(both),
-            None => None,
-        }
+    pub const fn are_a_pair(self) -> bool {
+        self.0 >= Self::PAIR
+    }
+
+    /// All of it; of a pair the source is in the high, the destination in the low half of 32 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        self.0
     }
 }
 
@@ -142,14 +146,7 @@ impl Head {
         let (words, _) = start.as_chunks::<8>();
         // Fields are cut out of words: read byte by byte, the words would be put together from pieces.
         let [first, second, third] = words.first_chunk()?.map(u64::from_be_bytes);
-        let total_len = low16(first >> 32);
-        let fits = (IPV4_HEADER_BYTES..=packet.len()).contains(&usize::from(total_len));
-        // Version and header length; more-fragments and offset, which have to be zero.
-        let plain = first & 0xff00_0000_0000_3fff == 0x4500_0000_0000_0000;
-        let right = checksum::is_right_v4(first, second, high32(third));
-        if !plain || !fits || !right {
-            return None;
-        }
+        let total_len = right_v4(packet.len(), first, second, high32(third))?;
         let protocol = low8(second >> 48);
         let ports = plain_ports(protocol, total_len >= 24, low32(third))?;
         Some(Self {
@@ -192,6 +189,17 @@ impl Head {
         })
     }
 
+    /// Length in bytes of a packet of which no more is to be known than that it is right: all that
+    /// [`plain`](Self::plain) takes, and IPv4 with any protocol that is no fragment.
+    #[inline(always)]
+    #[must_use]
+    pub fn whole(family: Family, packet: &[u8]) -> Option<u16> {
+        match family {
+            Family::V4 => whole_v4(packet),
+            Family::V6 => Self::plain_v6(packet).map(|head| head.total_len),
+        }
+    }
+
     /// [`plain_v4`](Self::plain_v4) or [`plain_v6`](Self::plain_v6).
     #[inline(always)]
     #[must_use]
@@ -223,6 +231,28 @@ impl Head {
     }
 }
 
+#[inline(always)]
+fn whole_v4(packet: &[u8]) -> Option<u16> {
+    let (words, last) = packet
+        .first_chunk::<IPV4_HEADER_BYTES>()?
+        .split_first_chunk::<16>()?;
+    let (words, _) = words.as_chunks::<8>();
+    let [first, second] = words.first_chunk()?.map(u64::from_be_bytes);
+    let last = u32::from_be_bytes(*last.first_chunk()?);
+    right_v4(packet.len(), first, second, last)
+}
+
+/// The length of an IPv4 packet with the first 20 bytes `first`, `second` and `third`, if it lies whole in
+/// `len` bytes, has no options, is no fragment and its checksum is right.
+#[inline(always)]
+pub(crate) fn right_v4(len: usize, first: u64, second: u64, third: u32) -> Option<u16> {
+    let total_len = low16(first >> 32);
+    let fits = (IPV4_HEADER_BYTES..=len).contains(&usize::from(total_len));
+    // Version and header length; more-fragments and offset, which have to be zero.
+    let plain = first & 0xff00_0000_0000_3fff == 0x4500_0000_0000_0000;
+    (plain && fits && checksum::is_right_v4(first, second, third)).then_some(total_len)
+}
+
 /// The ports of a whole packet of the usual protocols, if it is long enough to have some.
 #[inline(always)]
 const fn plain_ports(protocol: u8, long: bool, ports: u32) -> Option<PackedPorts> {
@@ -234,21 +264,21 @@ const fn plain_ports(protocol: u8, long: bool, ports: u32) -> Option<PackedPorts
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
-const fn low8(word: u64) -> u8 {
+pub(crate) const fn low8(word: u64) -> u8 {
     word as u8
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
-const fn low16(word: u64) -> u16 {
+pub(crate) const fn low16(word: u64) -> u16 {
     word as u16
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
-const fn low32(word: u64) -> u32 {
+pub(crate) const fn low32(word: u64) -> u32 {
     word as u32
 }
 
-const fn high32(word: u64) -> u32 {
+pub(crate) const fn high32(word: u64) -> u32 {
     low32(word >> 32)
 }
 
@@ -256,12 +286,15 @@ const fn high32(word: u64) -> u32 {
 #[inline(always)]
 #[must_use]
 pub fn addresses_v4(packet: &[u8]) -> (u32, u32) {
-    let both = array::<8>(packet, 12).unwrap_or_default();
-    let [s0, s1, s2, s3, d0, d1, d2, d3] = both;
-    (
-        u32::from_be_bytes([s0, s1, s2, s3]),
-        u32::from_be_bytes([d0, d1, d2, d3]),
-    )
+    let both = both_addresses_v4(packet);
+    (high32(both), low32(both))
+}
+
+/// The same in one word, the source in its high half.
+#[inline(always)]
+#[must_use]
+pub fn both_addresses_v4(packet: &[u8]) -> u64 {
+    u64::from_be_bytes(array::<8>(packet, 12).unwrap_or_default())
 }
 
 /// Source and destination of an IPv6 packet; zeros if it is too short to have any.
@@ -317,7 +350,12 @@ mod tests {
                 all += 1;
                 if let Some(head) = Head::plain(family, packet) {
                     assert_eq!(Head::parse_as(family, packet), Ok(head), "{packet:x?}");
+                    assert_eq!(Head::whole(family, packet), Some(head.total_len));
                     plain += 1;
+                }
+                if let Some(len) = Head::whole(family, packet) {
+                    let parsed = Head::parse_as(family, packet).map(|head| head.total_len);
+                    assert_eq!(parsed, Ok(len), "{packet:x?}");
                 }
             }
         };

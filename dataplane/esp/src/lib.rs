@@ -38,10 +38,14 @@ pub struct Protected {
 pub const ESP_HEADER_BYTES: usize = 8;
 /// Length of the explicit IV of AES-GCM in bytes (RFC 4106 3.1).
 pub const IV_BYTES: usize = 8;
+/// SPI, sequence number and IV of AES-GCM: what precedes the ciphertext, in bytes.
+pub const CLEAR_BYTES: usize = ESP_HEADER_BYTES + IV_BYTES;
 /// Length of pad length and next header in bytes (RFC 4303 2).
 pub const TRAILER_BYTES: usize = 2;
 /// Ciphertext ends on a multiple of this many bytes (RFC 4303 2.4).
 pub const ALIGNMENT_BYTES: usize = 4;
+/// UDP port of IKE and of ESP in UDP (RFC 3948).
+pub const NAT_PORT: u16 = 4500;
 /// Length of a UDP header in bytes.
 pub const UDP_HEADER_BYTES: usize = 8;
 

@@ -312,7 +312,9 @@ const fn above(sequence: u64) -> u64 {
 }
 
 /// The high and the low 32 bits.
-pub(crate) fn halves(sequence: u64) -> (u32, u32) {
+#[inline(always)]
+#[must_use]
+pub fn halves(sequence: u64) -> (u32, u32) {
     let [a, b, c, d, e, f, g, h] = sequence.to_be_bytes();
     (
         u32::from_be_bytes([a, b, c, d]),

@@ -48,14 +48,15 @@ impl<const N: usize> Memo<N> {
     #[inline(always)]
     #[must_use]
     pub fn place(&self, words: &[u64]) -> Place {
-        let [a, b] = self.factors;
+        let [first, second] = self.factors;
         let (last, others) = words.split_last().unwrap_or((&0, &[]));
         // The high half of a product mixes all bits below it; once a word mixes all words.
         let mixed = others.iter().fold(0, |mixed: u64, word| {
-            (mixed ^ word).wrapping_mul(a).rotate_left(32)
+            (mixed ^ word).wrapping_mul(first).rotate_left(32)
         });
-        let hash = (mixed ^ last).wrapping_mul(b);
-        let place = u32::try_from(hash >> self.shift).unwrap_or(0);
+        let hash = (mixed ^ last).wrapping_mul(second);
+        let [.., a, b, c, d] = (hash >> self.shift).to_be_bytes();
+        let place = u32::from_be_bytes([a, b, c, d]);
         if let Some(entry) = self.entries.get(place as usize) {
             prefetch(entry);
         }

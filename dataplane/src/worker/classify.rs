@@ -1,28 +1,30 @@
 //! One look at a frame: what it is and whose business it is. Pure functions on bytes.
 
+use std::ops::Range;
+
 use api::counters::DropReason;
 use api::id::Vrf;
-use esp::decap::{self, DecapError, InUdp};
+use esp::decap::{self, DecapError, InUdp, UsualEsp};
 use esp::ether::{self, Ethernet, EthernetError};
 use esp::head::{self, Head};
 use esp::ip::{Family, Fragment, IpError, IpPacket, Ports};
-use esp::protocol;
+use esp::{NAT_PORT, protocol, replay};
 
 use super::View;
 use super::flight::Lane;
 use crate::links::Class;
-use crate::packet::ETHERNET_BYTES;
+use crate::packet::{ETHERNET_BYTES, Origin};
 use crate::port::{PortInfo, Side};
 use crate::tables::fib::Locals;
 
 /// UDP port of IKE (RFC 7296 2).
 pub(super) const IKE_PORT: u16 = 500;
-/// UDP port of IKE and ESP behind NAT (RFC 3948).
-pub(super) const NAT_PORT: u16 = 4500;
 /// Hop limit of neighbour discovery: it never crossed a router (RFC 4861 7.1).
 const ND_HOP_LIMIT: u8 = 255;
 /// Router solicitation to redirect (RFC 4861 4).
 const ND_TYPES: std::ops::RangeInclusive<u8> = 133..=137;
+/// The type of IPv4, and the first byte of a header without options.
+const ETHERNET_V4: u64 = 0x08_0045;
 /// ARP for IPv4 over Ethernet, in bytes (RFC 826).
 const ARP_BYTES: usize = 28;
 
@@ -33,23 +35,10 @@ pub(super) enum Sorted {
     Exception(Class),
     /// ESP for one of the gateway's addresses.
     Esp,
-    /// From an inside port, with ports, of a flow that may be remembered: nobody has looked yet at
-    /// where it comes from and goes to. [`to_station`] does if it is not.
-    Flow {
-        /// As in [`PackedPorts::both`](esp::head::PackedPorts::both).
-        ports: u64,
-    },
     /// Anything else that is IP.
     Clear,
-}
-
-/// What a frame from Linux is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FromTwin {
-    /// ARP, neighbour discovery, or of an IKE socket of ours: goes out as it is.
+    /// From Linux, and it goes out as it is.
     Implicit,
-    /// Has to pass the SPD.
-    Clear,
 }
 
 /// What the packets of a burst have in common, worked out once.
@@ -59,8 +48,10 @@ pub(super) struct Arrival<'v> {
     /// The port's Ethernet address.
     mac: u64,
     inside: bool,
-    /// The last destination that was the gateway's own.
-    local_v4: Option<(Vrf, u32)>,
+    /// There are policies.
+    committed: bool,
+    /// The last destinations that were the gateway's own.
+    local_v4: u64,
     local_v6: Option<(Vrf, u128)>,
 }
 
@@ -72,13 +63,14 @@ impl<'v> Arrival<'v> {
             let port = view.port(lane.port())?;
             self.port = Some(port);
             (self.mac, self.inside) = (port.mac.word(), port.side == Side::Inside);
+            self.committed = view.snapshot.committed;
         }
         self.port
     }
 
     #[inline(always)]
     fn is_local_v4(&mut self, locals: &Locals, vrf: Vrf, address: u32) -> bool {
-        let last = Some((vrf, address));
+        let last = local_v4(vrf, address);
         if self.local_v4 == last {
             return true;
         }
@@ -103,6 +95,12 @@ impl<'v> Arrival<'v> {
     }
 }
 
+/// Routing instance and address in one word that is not 0.
+#[inline(always)]
+fn local_v4(vrf: Vrf, address: u32) -> u64 {
+    1 << 63 | u64::from(vrf.0) << 32 | u64::from(address)
+}
+
 /// Sorts a frame that a port received.
 #[inline(always)]
 pub(super) fn wire(
@@ -111,20 +109,71 @@ pub(super) fn wire(
     port: &PortInfo,
     locals: &Locals,
 ) -> Result<Sorted, DropReason> {
-    if let Some(head) = plain(lane.packet.bytes(), arrival.mac) {
-        lane.head = head;
-        return match head.ports.both() {
-            Some(ports) if arrival.inside => Ok(Sorted::Flow { ports }),
-            _ => to_station(lane, arrival, locals),
-        };
-    }
-    any(lane, arrival, port, locals)
+    let Some(head) = plain(lane.packet.bytes(), arrival.mac) else {
+        return any(lane, arrival, port, locals);
+    };
+    lane.head = head;
+    to_station(lane, arrival, locals)
 }
 
-/// The usual frame, told by one masked compare: to the port's address, untagged, IPv4 without
-/// options or IPv6. What is wrong with any other frame is for [`any`] to say.
+/// The usual packet at an inside port: [`plain`], with ports, of a flow that may be remembered. Nobody has
+/// looked yet at where it comes from and goes to: [`to_station`] does if it is not. `None`, and nothing
+/// noted, for all others, good or bad.
 #[inline(always)]
-fn plain(frame: &[u8], own: u64) -> Option<Head> {
+pub(super) fn usual_flow(lane: &mut Lane<'_>, arrival: &Arrival<'_>) -> Option<()> {
+    if !arrival.inside {
+        return None;
+    }
+    let head = plain(usual(lane, arrival)?, arrival.mac)?;
+    if !head.ports.are_a_pair() {
+        return None;
+    }
+    lane.head = head;
+    Some(())
+}
+
+/// A frame off the wire that is all in one buffer, once packets may be taken at all.
+#[inline(always)]
+fn usual<'l>(lane: &'l Lane<'_>, arrival: &Arrival<'_>) -> Option<&'l [u8]> {
+    let frame = lane.packet.frame()?;
+    let usual = arrival.committed && lane.packet.origin == Origin::Wire && frame.is_linear();
+    usual.then_some(frame)
+}
+
+/// The usual ESP packet over IPv4 at an outside port, to the address that the last one was for, with or
+/// without UDP. `None`, and nothing noted, for all others, good or bad: [`wire`] sorts them.
+#[inline(always)]
+pub(super) fn usual_esp(lane: &mut Lane<'_>, arrival: &Arrival<'_>) -> Option<()> {
+    if arrival.inside {
+        return None;
+    }
+    let (kind, packet) = to_port(usual(lane, arrival)?, arrival.mac)?;
+    if kind != ETHERNET_V4 {
+        return None;
+    }
+    let UsualEsp {
+        addresses,
+        tos,
+        udp_source,
+        range,
+        front,
+    } = decap::usual_esp(packet)?;
+    let (source, destination) = replay::halves(addresses);
+    if !is_unicast_source_v4(source) || arrival.local_v4 != local_v4(lane.packet.vrf, destination) {
+        return None;
+    }
+    lane.to_us = true;
+    lane.outer_tos = tos;
+    lane.udp_source = udp_source;
+    lane.esp = range;
+    lane.asked = [addresses, front];
+    Some(())
+}
+
+/// Of a frame that somebody else sent to the port's own address, without a tag: type and the first byte
+/// behind it, in three bytes, and the packet.
+#[inline(always)]
+fn to_port(frame: &[u8], own: u64) -> Option<(u64, &[u8])> {
     let (header, _) = frame.first_chunk::<16>()?.as_chunks::<8>();
     let [first, second] = header.first_chunk()?.map(u64::from_be_bytes);
     let (destination, source) = (first >> 16, (first & 0xffff) << 32 | second >> 32);
@@ -132,10 +181,16 @@ fn plain(frame: &[u8], own: u64) -> Option<Head> {
     if destination != own || source == own {
         return None;
     }
-    let packet = frame.get(ETHERNET_BYTES..)?;
-    // Type, and the first byte behind it.
-    match second >> 8 & 0xff_ffff {
-        0x08_0045 => Head::plain_v4(packet),
+    Some((second >> 8 & 0xff_ffff, frame.get(ETHERNET_BYTES..)?))
+}
+
+/// The usual frame, told by one masked compare: to the port's address, untagged, IPv4 without
+/// options or IPv6. What is wrong with any other frame is for [`any`] to say.
+#[inline(always)]
+fn plain(frame: &[u8], own: u64) -> Option<Head> {
+    let (kind, packet) = to_port(frame, own)?;
+    match kind {
+        ETHERNET_V4 => Head::plain_v4(packet),
         0x86_dd60..=0x86_dd6f => Head::plain_v6(packet),
         _ => None,
     }
@@ -227,18 +282,18 @@ fn sort_v6(
 }
 
 /// Sorts a frame that Linux sent through a twin.
-pub(super) fn twin(lane: &mut Lane<'_>, locals: &Locals) -> Result<FromTwin, DropReason> {
+pub(super) fn twin(lane: &mut Lane<'_>, locals: &Locals) -> Result<Sorted, DropReason> {
     let ethernet = ethernet(lane.packet.bytes())?;
     let packet = lane.packet.network();
     let Some(family) = family(&ethernet, packet)? else {
-        return Ok(FromTwin::Implicit);
+        return Ok(Sorted::Implicit);
     };
     let ip = parse(family, packet)?;
     lane.head = Head::of(&ip).map_err(|error| ip_reason(family, error))?;
     if is_ike(&ip, lane.packet.vrf, locals) || is_neighbour_discovery(&lane.head) {
-        return Ok(FromTwin::Implicit);
+        return Ok(Sorted::Implicit);
     }
-    Ok(FromTwin::Clear)
+    Ok(Sorted::Clear)
 }
 
 /// Of an IKE socket of the gateway's own.
@@ -389,12 +444,24 @@ fn for_udp(lane: &mut Lane<'_>) -> Result<Sorted, DropReason> {
     }
 }
 
+/// Notes where ESP stands in the packet, and what its SA will be looked for by.
 #[inline(always)]
 fn found_esp(
     lane: &mut Lane<'_>,
-    esp: &std::ops::Range<usize>,
+    esp: &Range<usize>,
     udp_source: Option<u16>,
 ) -> Result<Sorted, DropReason> {
+    let packet = lane.packet.network();
+    let front = packet
+        .get(esp.clone())
+        .and_then(<[u8]>::first_chunk::<{ esp::CLEAR_BYTES }>)
+        .and_then(|clear| clear.first_chunk())
+        .ok_or(DropReason::MalformedEsp)?;
+    let addresses = match lane.head.family {
+        Family::V4 => head::both_addresses_v4(packet),
+        Family::V6 => 0,
+    };
+    lane.asked = [addresses, u64::from_be_bytes(*front)];
     let short = |n: usize| u16::try_from(n).map_err(|_| DropReason::MalformedEsp);
     lane.esp = (short(esp.start)?, short(esp.end)?);
     lane.udp_source = udp_source;

@@ -23,7 +23,8 @@ use crate::tables::sad::Sa;
 #[repr(align(16))]
 pub(super) struct Lane<'t> {
     pub(super) packet: Packet,
-    /// The IP header in front: the outer one until decapsulation, then the inner one.
+    /// The IP header in front: the outer one until decapsulation, of usual ESP no more than its family;
+    /// the inner one once somebody has to know it.
     pub(super) head: Head,
     /// Inbound: where ESP stands, in bytes of the outer packet. Outbound: where the sealed part of the
     /// frame begins.
@@ -44,7 +45,8 @@ pub(super) struct Lane<'t> {
     pub(super) sa: Option<&'t Sa>,
     /// Outbound: the outer packet is not complete before it is sealed.
     pub(super) unfinished: bool,
-    /// What a memory was asked for packets like this one, and where the answer would be.
+    /// What a memory was asked for packets like this one, and where the answer would be. Of ESP until
+    /// decapsulation: outer addresses, if of IPv4, and the word with SPI and sequence number.
     pub(super) asked: [u64; 2],
     pub(super) place: Place,
     /// Outbound: the port that the finished frame leaves by.

@@ -7,11 +7,11 @@ use api::counters::{Counter, DropReason};
 use api::id::SaId;
 use api::state::{Flags, SaRow, Update};
 use crypto::Op;
+use esp::CLEAR_BYTES;
 use esp::decap::{self, DecapError, Trailer};
 use esp::head::{self, Head};
 use esp::ip::Family;
-use esp::replay::{Verdict, Window};
-use esp::{ESP_HEADER_BYTES, IV_BYTES};
+use esp::replay::{self, Verdict, Window};
 
 use super::classify::esp_reason;
 use super::crypto::{Ops, Preparation};
@@ -32,18 +32,17 @@ const SA_LINE: usize = 0;
 /// The bits of explicit congestion notification (RFC 3168 5).
 const ECN_MASK: u8 = 0b11;
 
-/// SPI, sequence number and IV of ESP with AES-GCM, in bytes.
-const CLEAR_BYTES: usize = ESP_HEADER_BYTES + IV_BYTES;
-
 /// Asks for what the packet's SPI says will be needed, if it is one of ours.
 #[inline(always)]
 pub(super) fn announce(view: &View<'_>, lane: &Lane<'_>) {
-    let at = ETHERNET_BYTES + usize::from(lane.esp.0);
-    if let Some(spi) = lane.packet.bytes().get(at..at + 4)
-        && let Some(&spi) = spi.first_chunk()
-    {
-        view.announce(SaId(u32::from_be_bytes(spi)), SA_LINE);
-    }
+    view.announce(SaId(asked(lane).0), SA_LINE);
+}
+
+/// SPI and sequence number as the packet shows them.
+#[inline(always)]
+fn asked(lane: &Lane<'_>) -> (u32, u32) {
+    let [_, word] = lane.asked;
+    replay::halves(word)
 }
 
 /// An SA, its row and its window: of packets that follow each other it is often the same.
@@ -62,14 +61,8 @@ pub(super) fn look_up<'t>(
     lane: &mut Lane<'t>,
     last: &mut Option<Found<'t>>,
 ) -> Result<(), Exit> {
-    let frame = lane.packet.bytes();
-    let clear = frame
-        .get(ETHERNET_BYTES + usize::from(lane.esp.0)..ETHERNET_BYTES + usize::from(lane.esp.1))
-        .and_then(<[u8]>::first_chunk::<CLEAR_BYTES>)
-        .ok_or(DropReason::MalformedEsp)?;
-    let [s0, s1, s2, s3, n0, n1, n2, n3, ..] = *clear;
-    let spi = u32::from_be_bytes([s0, s1, s2, s3]);
-    lane.sequence = u32::from_be_bytes([n0, n1, n2, n3]).into();
+    let (spi, low) = asked(lane);
+    lane.sequence = low.into();
     // A static SA is named by its address too.
     let known = last.filter(|last| last.sa.spi == spi && !last.sa.id.is_static());
     let Some(found) = known else {
@@ -128,18 +121,16 @@ fn fits(view: &View<'_>, lane: &Lane<'_>, sa: &Sa) -> bool {
     let Way::Inbound { local, .. } = sa.way else {
         return false;
     };
-    let packet = lane.packet.network();
     let to_local = match (local, lane.head.family) {
-        (IpAddr::V4(v4), Family::V4) => v4.to_bits() == head::addresses_v4(packet).1,
-        (IpAddr::V6(v6), Family::V6) => v6.to_bits() == head::addresses_v6(packet).1,
+        (IpAddr::V4(v4), Family::V4) => v4.to_bits() == replay::halves(lane.asked[0]).1,
+        (IpAddr::V6(v6), Family::V6) => v6.to_bits() == head::addresses_v6(lane.packet.network()).1,
         _ => false,
     };
-    let any = sa.interface.0 == 0;
     let by_port = || view.port(lane.port()).map(|port| port.interface) == Some(sa.interface);
     to_local
         && sa.vrf == lane.packet.vrf
         && sa.marks.has(Marks::UDP) == lane.udp_source.is_some()
-        && (any || by_port())
+        && (sa.interface.0 == 0 || by_port())
 }
 
 /// The last look before crypto.
@@ -227,12 +218,49 @@ impl<'t> Run<'t> {
         })
     }
 
-    #[inline]
-    fn finish(self, now_ms: u64) {
-        if self.packets > 0 {
-            self.update.traffic(self.packets, self.bytes, now_ms);
+    /// Counts a packet with so many inner bytes, within the limits of its SA.
+    #[inline(always)]
+    fn count(&mut self, sa: &Sa, exits: &mut Exits, len: u64) -> Result<(), DropReason> {
+        let more = (self.packets + 1, self.bytes + len);
+        if self.limited {
+            limits::check(sa, self.row, exits, more)?;
         }
-        self.update.finish();
+        (self.packets, self.bytes) = more;
+        Ok(())
+    }
+
+    /// A peer behind NAT may come from another address or port (RFC 7296 2.23). Only a packet ahead of
+    /// all others says so: an old one that was kept back must not.
+    #[inline(always)]
+    fn look_where_from(&self, lane: &Lane<'t>, sa: &Sa, exits: &mut Exits) {
+        let same = match (sa.peer.0, lane.head.family) {
+            (IpAddr::V4(peer), Family::V4) => peer.to_bits() == replay::halves(lane.asked[0]).0,
+            (IpAddr::V6(peer), Family::V6) => {
+                peer.to_bits() == head::addresses_v6(lane.packet.network()).0
+            }
+            _ => false,
+        };
+        if !same || lane.udp_source != Some(sa.peer.1) {
+            self.tell_moved(lane, sa, exits);
+        }
+    }
+
+    #[cold]
+    fn tell_moved(&self, lane: &Lane<'t>, sa: &Sa, exits: &mut Exits) {
+        let remote = head::addresses(lane.packet.network()).0;
+        let port = lane.udp_source.unwrap_or_default();
+        // The flag goes when IKE gives the path an address: what was told before that is settled.
+        let told = self.row.mapping();
+        if told.filter(|_| self.row.flags().has(Flags::MAPPING)) == Some((remote, port)) {
+            return;
+        }
+        self.update.mapping(remote, port);
+        exits.counts.add(Counter::MappingChanges, 1);
+        exits.notify(Notice::MappingChanged {
+            sa: sa.id,
+            remote,
+            port,
+        });
     }
 }
 
@@ -252,6 +280,7 @@ pub(super) fn decapsulate<'t>(
         run: None,
         packets: 0,
         bytes: 0,
+        bad: 0,
     };
     let passed = flight.stage(opened, exits, |lane, exits| decapsulation.take(lane, exits));
     decapsulation.end(exits);
@@ -265,6 +294,8 @@ struct Decapsulation<'v, 't> {
     run: Option<Run<'t>>,
     packets: u64,
     bytes: u64,
+    /// Packets with nothing in them that could be delivered.
+    bad: u64,
 }
 
 impl<'t> Decapsulation<'_, 't> {
@@ -272,29 +303,53 @@ impl<'t> Decapsulation<'_, 't> {
     #[inline(never)]
     fn take(&mut self, lane: &mut Lane<'t>, exits: &mut Exits) -> Result<(), Exit> {
         let sa = lane.sa.ok_or(DropReason::Internal)?;
-        if self.run.as_ref().is_none_or(|run| run.number != sa.row)
-            && let Some(ended) = self.run.replace(Run::start(lane, sa)?)
-        {
-            ended.finish(self.view.now_ms);
+        if self.run.as_ref().is_none_or(|run| run.number != sa.row) {
+            self.end_run();
+            self.run = Some(Run::start(lane, sa)?);
         }
         let run = self.run.as_mut().ok_or(DropReason::Internal)?;
-        commit_replay(lane, sa, run, exits)?;
-        self.packets += 1;
-        self.bytes += lane.head.len() as u64;
+        let ahead = lane.sequence > run.row.sequence();
+        let window = lane.window.as_ref().ok_or(DropReason::Internal)?;
+        fresh(run.row, window.commit(lane.sequence))?;
+        if ahead && lane.udp_source.is_some() {
+            run.look_where_from(lane, sa, exits);
+        }
+        // A packet that was received counts, whatever is in it; of a bad one no bytes do.
+        let inner = match Inner::read(lane, sa) {
+            Ok(inner) => inner,
+            Err(reason) => {
+                run.count(sa, exits, 0)?;
+                self.bad += 1;
+                return Err(reason.into());
+            }
+        };
+        run.count(sa, exits, inner.len.into())?;
+        let addresses = inner.strip(lane).ok_or(DropReason::Internal)?;
         // Without congestion outside, and the inner DSCP staying, the inner header stays as it is.
         if lane.outer_tos & ECN_MASK != 0 || sa.marks.has(Marks::COPY_DSCP) {
             copy_marks(lane, sa)?;
         }
         (lane.packet.origin, lane.packet.vrf) = (Origin::Tunnel, sa.inner_vrf);
-        self.recall.ask_pair(lane, sa.child);
+        self.recall
+            .ask_pair(lane, inner.family, addresses, sa.child);
         Ok(())
     }
 
-    fn end(self, exits: &mut Exits) {
-        if let Some(run) = self.run {
-            run.finish(self.view.now_ms);
+    fn end_run(&mut self) {
+        if let Some(run) = self.run.take() {
+            if run.packets > 0 {
+                run.update.traffic(run.packets, run.bytes, self.view.now_ms);
+            }
+            run.update.finish();
+            self.packets += run.packets;
+            self.bytes += run.bytes;
         }
-        exits.counts.add(Counter::Decapsulated, self.packets);
+    }
+
+    fn end(mut self, exits: &mut Exits) {
+        self.end_run();
+        let packets = self.packets - self.bad;
+        exits.counts.add(Counter::Decapsulated, packets);
         exits.counts.add(Counter::DecapsulatedBytes, self.bytes);
     }
 }
@@ -308,105 +363,73 @@ pub(super) fn forged(view: &View<'_>, lane: &Lane<'_>) -> Exit {
     DropReason::AuthFailed.into()
 }
 
-#[inline(always)]
-fn commit_replay<'t>(
-    lane: &mut Lane<'t>,
-    sa: &Sa,
-    run: &mut Run<'t>,
-    exits: &mut Exits,
-) -> Result<(), Exit> {
-    let moved = moved(lane, sa, run.row);
-    let window = lane.window.as_ref().ok_or(DropReason::Internal)?;
-    fresh(run.row, window.commit(lane.sequence))?;
-    // A packet that was received counts, whatever is in it; of a bad one no bytes do.
-    let inner = strip(lane, sa);
-    let bytes = if inner.is_ok() {
-        lane.head.len() as u64
-    } else {
-        0
-    };
-    let more = (run.packets + 1, run.bytes + bytes);
-    if run.limited {
-        limits::check(sa, run.row, exits, more)?;
+/// The packet inside an opened one, as far as anybody has to know who knows its hosts' way. It is handed on
+/// in a register: with more in it, it would be put together in memory, and read before it is there.
+struct Inner {
+    family: Family,
+    /// Its length in bytes.
+    len: u16,
+}
+
+impl Inner {
+    #[inline(always)]
+    fn read(lane: &Lane<'_>, sa: &Sa) -> Result<Self, DropReason> {
+        let start = ETHERNET_BYTES + usize::from(lane.esp.0) + CLEAR_BYTES;
+        let end = ETHERNET_BYTES + usize::from(lane.esp.1);
+        let plain = end
+            .checked_sub(sa.icv_bytes.into())
+            .and_then(|end| lane.packet.bytes().get(start..end))
+            .ok_or(DropReason::Internal)?;
+        let (family, len) = match decap::trailer(plain) {
+            Ok(Trailer::Packet(family, len)) => (family, len),
+            Ok(Trailer::Dummy) => return Err(DropReason::DummyPacket),
+            Err(error) => return Err(esp_reason(error)),
+        };
+        let payload = plain.get(..len).ok_or(DropReason::Internal)?;
+        let len = match Head::whole(family, payload) {
+            Some(len) => len,
+            None => any_len(family, payload)?,
+        };
+        Ok(Self { family, len })
     }
-    (run.packets, run.bytes) = more;
-    if let Some(moved) = moved {
-        tell_moved(sa, run, exits, moved);
+
+    /// Strips the outer headers: what is left is an Ethernet header, with the addresses that the frame
+    /// came with, and the inner packet, as if it had come in by a port of the child's VRF (RFC 4301
+    /// 5.1.2.1, RFC 6040 4.2). Gives an IPv4 packet's addresses.
+    #[inline(always)]
+    fn strip(&self, lane: &mut Lane<'_>) -> Option<u64> {
+        let front = usize::from(lane.esp.0) + CLEAR_BYTES;
+        let frame = lane.packet.frame_mut()?;
+        let data = frame.data_mut();
+        let addresses = *data.first_chunk::<12>()?;
+        let (ethernet, packet) = data
+            .get_mut(front..)?
+            .split_first_chunk_mut::<ETHERNET_BYTES>()?;
+        let (to, kind) = ethernet.split_at_mut(addresses.len());
+        to.copy_from_slice(&addresses);
+        kind.copy_from_slice(&ethertype(self.family).to_be_bytes());
+        let hosts = match self.family {
+            Family::V4 => head::both_addresses_v4(packet),
+            Family::V6 => 0,
+        };
+        frame.narrow(front, ETHERNET_BYTES + usize::from(self.len))?;
+        Some(hosts)
     }
-    Ok(inner?)
 }
 
 #[cold]
-fn tell_moved(sa: &Sa, run: &Run<'_>, exits: &mut Exits, (remote, port): (IpAddr, u16)) {
-    run.update.mapping(remote, port);
-    exits.counts.add(Counter::MappingChanges, 1);
-    exits.notify(Notice::MappingChanged {
-        sa: sa.id,
-        remote,
-        port,
-    });
-}
-
-/// Strips the outer headers: what is left is an Ethernet header, with the addresses that the frame
-/// came with, and the inner packet, as if it had come in by a port of the child's VRF (RFC 4301
-/// 5.1.2.1, RFC 6040 4.2). The lane's head is the inner one from here on.
-#[inline(always)]
-fn strip(lane: &mut Lane<'_>, sa: &Sa) -> Result<(), DropReason> {
-    let front = usize::from(lane.esp.0) + CLEAR_BYTES;
-    let end = ETHERNET_BYTES + usize::from(lane.esp.1);
-    let frame = lane.packet.frame_mut().ok_or(DropReason::Internal)?;
-    let data = frame.data_mut();
-    let plain = end
-        .checked_sub(sa.icv_bytes.into())
-        .and_then(|end| data.get(ETHERNET_BYTES + front..end))
-        .ok_or(DropReason::Internal)?;
-    let (family, len) = match decap::trailer(plain) {
-        Ok(Trailer::Packet(family, len)) => (family, len),
-        Ok(Trailer::Dummy) => return Err(DropReason::DummyPacket),
-        Err(error) => return Err(esp_reason(error)),
-    };
-    let payload = plain.get(..len).ok_or(DropReason::Internal)?;
-    // Two assignments: of one, the head would be put together from what both sides have in common.
-    if let Some(head) = Head::plain(family, payload) {
-        lane.head = head;
-    } else {
-        lane.head = Head::parse_as(family, payload).map_err(|_| DropReason::MalformedInner)?;
+#[inline(never)]
+fn any_len(family: Family, payload: &[u8]) -> Result<u16, DropReason> {
+    match Head::parse_as(family, payload) {
+        Ok(head) => Ok(head.total_len),
+        Err(_) => Err(DropReason::MalformedInner),
     }
-    let addresses = *data.first_chunk::<12>().ok_or(DropReason::Internal)?;
-    let (to, kind) = data
-        .get_mut(front..)
-        .and_then(<[u8]>::split_first_chunk_mut::<12>)
-        .ok_or(DropReason::Internal)?;
-    *to = addresses;
-    *kind.first_chunk_mut().ok_or(DropReason::Internal)? = ethertype(family).to_be_bytes();
-    let len = ETHERNET_BYTES + lane.head.len();
-    frame
-        .reframe(-front.cast_signed(), len)
-        .ok_or(DropReason::Internal)
 }
 
-/// A peer behind NAT may come from another address or port (RFC 7296 2.23). Only a packet ahead of
-/// all others says so: an old one that was kept back must not. `None` if nothing new is to be told.
-#[inline(always)]
-fn moved(lane: &Lane<'_>, sa: &Sa, row: SaRow<'_>) -> Option<(IpAddr, u16)> {
-    let port = lane.udp_source?;
-    let packet = lane.packet.network();
-    let same = match (sa.peer.0, lane.head.family) {
-        (IpAddr::V4(peer), Family::V4) => peer.to_bits() == head::addresses_v4(packet).0,
-        (IpAddr::V6(peer), Family::V6) => peer.to_bits() == head::addresses_v6(packet).0,
-        _ => false,
-    };
-    if (same && port == sa.peer.1) || lane.sequence <= row.sequence() {
-        return None;
-    }
-    moved_to((head::addresses(packet).0, port), row)
-}
-
-#[cold]
-fn moved_to(source: (IpAddr, u16), row: SaRow<'_>) -> Option<(IpAddr, u16)> {
-    // The flag goes when IKE gives the path an address: what was told before that is settled.
-    let told = row.mapping().filter(|_| row.flags().has(Flags::MAPPING));
-    (told != Some(source)).then_some(source)
+/// The lane's head is that of the inner packet from here on.
+pub(super) fn read_inner(lane: &mut Lane<'_>) -> Result<(), DropReason> {
+    lane.head = Head::parse(lane.packet.network()).map_err(|_| DropReason::MalformedInner)?;
+    Ok(())
 }
 
 #[inline(never)]
@@ -415,6 +438,7 @@ fn copy_marks(lane: &mut Lane<'_>, sa: &Sa) -> Result<(), DropReason> {
         sa.marks.has(Marks::COPY_DSCP),
         sa.marks.has(Marks::COPY_ECN),
     );
+    read_inner(lane)?;
     let (outer_tos, packet) = (lane.outer_tos, lane.packet.network_mut());
     decap::apply_outer_tos(packet, &mut lane.head, outer_tos, dscp, ecn).map_err(esp_reason)
 }

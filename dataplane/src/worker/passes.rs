@@ -5,7 +5,7 @@ use api::id::SaId;
 use arrayvec::ArrayVec;
 use dpdk::{BATCH_SIZE, Batch, RxQueue};
 
-use super::classify::{self, Arrival, FromTwin, Sorted};
+use super::classify::{self, Arrival, Sorted};
 use super::crypto::{self, Verdicts};
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
@@ -16,7 +16,7 @@ use super::stage_clock::StageClock;
 use super::{View, answer, inbound, outbound};
 use crate::links::{Held, Injected};
 use crate::packet::{Origin, Packet};
-use crate::port::PortIndex;
+use crate::port::{PortIndex, PortInfo};
 
 /// Frames that one turn takes from each channel.
 const CHANNEL_BURST: usize = BATCH_SIZE;
@@ -198,18 +198,27 @@ impl Work {
             clear,
         } = flight;
         for (number, lane) in lanes.iter_mut().enumerate() {
-            match sort(view, lane, &mut arrival) {
-                Ok(Sorted::Flow { ports }) => {
-                    recall.ask_tunnel(lane, ports);
-                    flows.insert(number);
-                }
+            let port = arrival.turn_to(view, lane);
+            if classify::usual_flow(lane, &arrival).is_some() {
+                recall.ask_tunnel(lane);
+                flows.insert(number);
+                continue;
+            }
+            if classify::usual_esp(lane, &arrival).is_some() {
+                inbound::announce(view, lane);
+                esp.insert(number);
+                continue;
+            }
+            match sort(view, lane, &mut arrival, port) {
                 Ok(Sorted::Esp) => {
                     inbound::announce(view, lane);
                     esp.insert(number);
                 }
                 Ok(Sorted::Clear) => clear.insert(number),
-                Ok(Sorted::Exception(class)) => exits.leave(&mut lane.packet, Exit::Punt(class)),
-                Err(exit) => exits.leave(&mut lane.packet, exit),
+                other => {
+                    let exit = exit_of(lane.port(), other);
+                    exits.leave(&mut lane.packet, exit);
+                }
             }
         }
         self.lap(Counter::StageClassify);
@@ -252,11 +261,11 @@ impl Work {
                     inbound::announce(view, lane);
                     flight.esp.insert(number);
                 }
-                Ok(Sorted::Clear | Sorted::Flow { .. }) => flight.clear.insert(number),
-                Ok(Sorted::Exception(class)) => {
-                    self.exits.leave(&mut lane.packet, Exit::Punt(class));
+                Ok(Sorted::Clear) => flight.clear.insert(number),
+                other => {
+                    let exit = exit_of(lane.port(), other);
+                    self.exits.leave(&mut lane.packet, exit);
                 }
-                Err(reason) => self.exits.leave(&mut lane.packet, reason.into()),
             }
         }
     }
@@ -310,9 +319,11 @@ impl Work {
         self.done(Counter::StageLookup, rest)
     }
 
+    /// What is not remembered is looked at: the inner packet's head, and whether its child carries it.
     #[inline(never)]
     fn check_selectors<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
         let passed = flight.stage(set, &mut self.exits, |lane, _| {
+            inbound::read_inner(lane)?;
             Ok(inbound::check_selectors(view, lane)?)
         });
         self.done(Counter::StageLookup, passed)
@@ -419,29 +430,37 @@ impl Work {
     }
 }
 
-/// Sorts one packet by where it came from.
-#[inline(always)]
+/// Sorts any packet, by where it came from.
+#[inline(never)]
 fn sort<'v>(
     view: &View<'v>,
     lane: &mut Lane<'_>,
     arrival: &mut Arrival<'v>,
-) -> Result<Sorted, Exit> {
+    port: Option<&PortInfo>,
+) -> Result<Sorted, DropReason> {
     let locals = &view.snapshot.locals;
-    let port = arrival.turn_to(view, lane).ok_or(DropReason::Internal)?;
+    let port = port.ok_or(DropReason::Internal)?;
     if lane.packet.frame().is_none_or(|frame| !frame.is_linear()) {
-        return Err(DropReason::ChainedMbuf.into());
+        return Err(DropReason::ChainedMbuf);
     }
     let sorted = match lane.packet.origin {
         Origin::Wire => classify::wire(lane, arrival, port, locals)?,
-        Origin::Twin => match classify::twin(lane, locals)? {
-            FromTwin::Implicit => return Err(Exit::Transmit(lane.port())),
-            FromTwin::Clear => Sorted::Clear,
-        },
+        Origin::Twin => classify::twin(lane, locals)?,
         Origin::Tunnel => classify::tunnel(lane)?,
     };
     match sorted {
-        Sorted::Exception(class) => Err(Exit::Punt(class)),
-        _ if !view.snapshot.committed => Err(DropReason::NotReady.into()),
+        Sorted::Esp | Sorted::Clear if !view.snapshot.committed => Err(DropReason::NotReady),
         sorted => Ok(sorted),
+    }
+}
+
+/// How a packet leaves that is neither ESP nor for the SPD.
+#[cold]
+fn exit_of(port: PortIndex, sorted: Result<Sorted, DropReason>) -> Exit {
+    match sorted {
+        Ok(Sorted::Exception(class)) => Exit::Punt(class),
+        Ok(Sorted::Implicit) => Exit::Transmit(port),
+        Ok(Sorted::Esp | Sorted::Clear) => DropReason::Internal.into(),
+        Err(reason) => reason.into(),
     }
 }

@@ -14,7 +14,7 @@ use super::inbound;
 use super::outbound::ethertype;
 use crate::packet::{ETHERNET_BYTES, Origin};
 use crate::port::{PortIndex, Side};
-use crate::tables::memo::Memo;
+use crate::tables::memo::{Memo, Place};
 
 /// Most answers of one kind that a worker remembers, 32 or 64 bytes each; only as many as there are
 /// take memory.
@@ -49,15 +49,24 @@ impl Recall {
 
     /// Asks for the tunnel of a flow that shows ports.
     #[inline(always)]
-    pub(super) fn ask_tunnel(&self, lane: &mut Lane<'_>, ports: u64) {
-        let rest = ports << 32 | origin(lane) | u64::from(lane.head.protocol);
-        self.flows.ask(lane, rest);
+    pub(super) fn ask_tunnel(&self, lane: &mut Lane<'_>) {
+        let rest = lane.head.ports.word() << 32 | origin(lane) | u64::from(lane.head.protocol);
+        let addresses = match lane.head.family {
+            Family::V4 => head::both_addresses_v4(lane.packet.network()),
+            Family::V6 => 0,
+        };
+        self.flows.ask(lane, lane.head.family, [addresses, rest]);
     }
 
     /// Finds the flow's tunnel: the lane gets child and rule.
     #[inline(always)]
     pub(super) fn tunnel(&self, view: &View<'_>, lane: &mut Lane<'_>) -> bool {
-        let Some(answer) = self.flows.recall(lane, view.snapshot.ways_version) else {
+        let version = view.snapshot.ways_version;
+        let asked = Asked::by(lane, version);
+        let Some(answer) = self
+            .flows
+            .recall(lane.head.family, lane.packet.network(), asked)
+        else {
             return false;
         };
         (lane.child, lane.rule) = halves(answer);
@@ -73,29 +82,34 @@ impl Recall {
         }
     }
 
-    /// Asks for the way of a packet that came out of the child's tunnel.
+    /// Asks for the way of a packet that came out of the child's tunnel; of one over IPv4 `hosts` has
+    /// the addresses.
     #[inline(always)]
-    pub(super) fn ask_pair(&self, lane: &mut Lane<'_>, child: u32) {
+    pub(super) fn ask_pair(&self, lane: &mut Lane<'_>, family: Family, hosts: u64, child: u32) {
         let rest = u64::from(child) << 32 | origin(lane);
-        self.pairs.ask(lane, rest);
+        self.pairs.ask(lane, family, [hosts, rest]);
     }
 
     /// Makes a packet out of a tunnel ready to leave, if its way is remembered: then its child carries
-    /// it. Gives the port.
+    /// it. Gives the port; without one the packet is as it was.
     #[inline(always)]
     pub(super) fn deliver(&self, view: &View<'_>, lane: &mut Lane<'_>) -> Option<PortIndex> {
-        let answer = self.pairs.recall(lane, view.snapshot.version)?;
+        let asked = Asked::by(lane, view.snapshot.version);
+        let frame = lane.packet.bytes_mut();
+        let (ethernet, packet) = frame.split_first_chunk_mut::<ETHERNET_BYTES>()?;
+        let family = match packet {
+            [first, ..] if *first >> 4 == 6 => Family::V6,
+            _ => Family::V4,
+        };
+        let answer = self.pairs.recall(family, packet, asked)?;
         let [_, port, ..] = answer.to_be_bytes();
         let port = PortIndex::new(port.into())?;
         let info = view.port(port)?;
-        if lane.head.total_len > info.mtu_bytes || lane.head.ttl <= 1 {
+        if packet.len() > info.mtu_bytes.into() {
             return None;
         }
-        let ethertype = ethertype(lane.head.family);
-        let frame = lane.packet.bytes_mut();
-        let (ethernet, packet) = frame.split_first_chunk_mut::<ETHERNET_BYTES>()?;
-        ether::write_words(ethernet, answer & MAC, info.mac.word(), ethertype)?;
         ip::decrement_ttl(packet)?;
+        ether::write_words(ethernet, answer & MAC, info.mac.word(), ethertype(family))?;
         Some(port)
     }
 
@@ -126,7 +140,7 @@ impl Recall {
 /// The Ethernet address in an answer.
 const MAC: u64 = (1 << 48) - 1;
 
-/// Answers for packets of both families, by addresses and one word more, which the lane keeps.
+/// Answers for packets of both families, by their addresses and one word more.
 struct Answers {
     v4: Memo<V4_WORDS>,
     v6: Memo<V6_WORDS>,
@@ -141,55 +155,65 @@ impl Answers {
     }
 
     #[inline(always)]
-    fn ask(&self, lane: &mut Lane<'_>, rest: u64) {
-        match lane.head.family {
-            Family::V4 => {
-                lane.asked = [addresses_v4(lane), rest];
-                lane.place = self.v4.place(&lane.asked);
-            }
+    fn ask(&self, lane: &mut Lane<'_>, family: Family, words: [u64; 2]) {
+        lane.asked = words;
+        lane.place = match family {
+            Family::V4 => self.v4.place(&words),
             Family::V6 => {
-                lane.asked = [0, rest];
-                let [words @ .., _, _] = question_v6(lane, 0);
-                lane.place = self.v6.place(&words);
+                let [question @ .., _, _] = Asked::by(lane, 0).about_v6(lane.packet.network());
+                self.v6.place(&question)
             }
-        }
+        };
     }
 
     #[inline(always)]
-    fn recall(&self, lane: &Lane<'_>, version: u64) -> Option<u64> {
-        match lane.head.family {
-            Family::V4 => self.v4.recall(lane.place, &question_v4(lane, version)),
-            Family::V6 => self.v6.recall(lane.place, &question_v6(lane, version)),
+    fn recall(&self, family: Family, packet: &[u8], asked: Asked) -> Option<u64> {
+        match family {
+            Family::V4 => self.v4.recall(asked.place, &asked.about_v4()),
+            Family::V6 => self.v6.recall(asked.place, &asked.about_v6(packet)),
         }
     }
 
     fn remember(&mut self, lane: &Lane<'_>, version: u64, answer: u64) {
-        let place = lane.place;
+        let asked = Asked::by(lane, version);
+        let (place, packet) = (asked.place, lane.packet.network());
         match lane.head.family {
-            Family::V4 => self.v4.remember(place, &question_v4(lane, version), answer),
-            Family::V6 => self.v6.remember(place, &question_v6(lane, version), answer),
+            Family::V4 => self.v4.remember(place, &asked.about_v4(), answer),
+            Family::V6 => self.v6.remember(place, &asked.about_v6(packet), answer),
         }
     }
 }
 
-#[inline(always)]
-fn question_v4(lane: &Lane<'_>, version: u64) -> [u64; V4_WORDS - 1] {
-    let [addresses, rest] = lane.asked;
-    [addresses, rest, version]
+/// What a lane asks a memory, but for IPv6 addresses, which stay in the packet.
+#[derive(Clone, Copy)]
+struct Asked {
+    words: [u64; 2],
+    place: Place,
+    version: u64,
 }
 
-#[inline(always)]
-fn question_v6(lane: &Lane<'_>, version: u64) -> [u64; V6_WORDS - 1] {
-    let (source, destination) = head::addresses_v6(lane.packet.network());
-    let ([s0, s1], [d0, d1], [_, rest]) = (words(source), words(destination), lane.asked);
-    [s0, s1, d0, d1, rest, 0, version]
-}
+impl Asked {
+    #[inline(always)]
+    fn by(lane: &Lane<'_>, version: u64) -> Self {
+        Self {
+            words: lane.asked,
+            place: lane.place,
+            version,
+        }
+    }
 
-/// Source and destination in one word.
-#[inline(always)]
-fn addresses_v4(lane: &Lane<'_>) -> u64 {
-    let (source, destination) = head::addresses_v4(lane.packet.network());
-    u64::from(source) << 32 | u64::from(destination)
+    #[inline(always)]
+    fn about_v4(self) -> [u64; V4_WORDS - 1] {
+        let [addresses, rest] = self.words;
+        [addresses, rest, self.version]
+    }
+
+    #[inline(always)]
+    fn about_v6(self, packet: &[u8]) -> [u64; V6_WORDS - 1] {
+        let (source, destination) = head::addresses_v6(packet);
+        let ([s0, s1], [d0, d1], [_, rest]) = (words(source), words(destination), self.words);
+        [s0, s1, d0, d1, rest, 0, self.version]
+    }
 }
 
 /// Routing instance and port, above the protocol's byte.

@@ -195,6 +195,23 @@ impl Mbuf {
         Some(())
     }
 
+    /// Keeps `len` bytes from `front` on of a linear packet. `None`, changing nothing, when there are
+    /// fewer or the packet is not linear.
+    #[inline(always)]
+    #[must_use]
+    pub fn narrow(&mut self, front: usize, len: usize) -> Option<()> {
+        if !self.is_linear() || front.checked_add(len)? > self.len() {
+            return None;
+        }
+        let (front, len) = (u16::try_from(front).ok()?, u16::try_from(len).ok()?);
+        // Not beyond the data, which ends within 65,535 bytes of the buffer's start.
+        let offset: u16 = self.get(DPDK_MBUF_DATA_OFF);
+        self.set(DPDK_MBUF_DATA_OFF, offset.wrapping_add(front));
+        self.set(DPDK_MBUF_DATA_LEN, len);
+        self.set(DPDK_MBUF_PKT_LEN, u32::from(len));
+        Some(())
+    }
+
     /// Asks for the fields that describe the buffer.
     #[inline(always)]
     pub fn prefetch(&self) {

@@ -1,4 +1,6 @@
 use super::*;
+use crate::CLEAR_BYTES;
+use crate::ip::Ports;
 use std::net::Ipv6Addr;
 
 fn udp_v4(payload: &[u8]) -> Vec<u8> {
@@ -276,4 +278,74 @@ fn short_trailers_are_read_as_any_are() {
         }
     }
     assert!(short > 100, "{short}");
+}
+
+/// What the general way says of an outer packet, as far as [`usual_esp`] says it.
+fn any_esp(packet: &[u8]) -> Option<UsualEsp> {
+    let head = Head::parse(packet).ok()?;
+    let (range, udp_source) = match (head.protocol, head.ports.unpack()) {
+        (protocol::ESP, _) => (esp_plain(&head).ok()?, None),
+        (
+            protocol::UDP,
+            Ports::Pair {
+                source,
+                destination: NAT_PORT,
+            },
+        ) => match esp_in_udp(&head, packet).ok()? {
+            InUdp::Esp(range) => (range, Some(source)),
+            InUdp::Ike(_) | InUdp::Keepalive => return None,
+        },
+        _ => return None,
+    };
+    let front = packet.get(range.clone())?.first_chunk::<CLEAR_BYTES>()?;
+    let short = |n: usize| u16::try_from(n).unwrap();
+    Some(UsualEsp {
+        addresses: head::both_addresses_v4(packet),
+        tos: head.tos,
+        udp_source,
+        range: (short(range.start), short(range.end)),
+        front: u64::from_be_bytes(*front.first_chunk()?),
+    })
+}
+
+/// The short way says what the long one says, or nothing: of whole packets, cut ones, ones with bytes
+/// behind them, and ones with any byte of the headers changed, with and without a right checksum.
+#[test]
+fn usual_esp_is_what_any_esp_is() {
+    let esp: Vec<u8> = (1..=60).collect();
+    let in_udp = udp_v4(&esp);
+    let mut bare = in_udp.clone();
+    bare[9] = protocol::ESP;
+    let right = |packet: &mut [u8]| {
+        packet[10..12].fill(0);
+        let sum = checksum::internet(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    };
+    right(&mut bare);
+    let (mut usual, mut all) = (0, 0);
+    let mut compare = |packet: &[u8]| {
+        all += 1;
+        if let Some(found) = usual_esp(packet) {
+            assert_eq!(Some(found), any_esp(packet), "{packet:x?}");
+            usual += 1;
+        }
+    };
+    for packet in [&bare, &in_udp] {
+        assert_eq!(usual_esp(packet), any_esp(packet));
+        assert!(usual_esp(packet).is_some());
+        compare(&[&packet[..], &[0; 7]].concat());
+        for len in 0..packet.len() {
+            compare(&packet[..len]);
+        }
+        for at in 0..48 {
+            for byte in 0..=u8::MAX {
+                let mut changed = packet.clone();
+                changed[at] = byte;
+                compare(&changed);
+                right(&mut changed);
+                compare(&changed);
+            }
+        }
+    }
+    assert!(usual > all / 4 && usual < all, "{usual} of {all}");
 }
