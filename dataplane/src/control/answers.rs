@@ -58,7 +58,7 @@ impl Control<'_> {
             hugepages: self.hugepages,
             ike_connected: self.contract.is_connected(),
             committed: self.writer.tables().snapshot().committed,
-            sas: count(self.writer.sas().len()),
+            sas: count(self.writer.sa_count()),
             max_sas: self.writer.tables().sad.geometry().max_sas().into(),
             policies: count(self.writer.policies().len()),
             routes: count(self.routes.len()),

@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use api::id::{Geometry, Interface, SaId, Vrf};
-use api::record::Limits;
+use api::id::{ChildId, Geometry, Interface, SaId, Vrf};
+use api::record::{Algorithm, Direction, Limits, SaInfo};
 use api::window::WindowSlot;
 use arc_swap::ArcSwap;
 use crypto::KeyContext;
@@ -133,6 +133,42 @@ impl Sa {
     #[must_use]
     pub const fn esn(&self) -> bool {
         self.marks.has(Marks::ESN)
+    }
+
+    /// Which way its packets go.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        match self.way {
+            Way::Inbound { .. } => Direction::Inbound,
+            Way::Outbound { .. } => Direction::Outbound,
+        }
+    }
+
+    /// Where its replay window lies, if it has one.
+    #[must_use]
+    pub fn window(&self) -> Option<WindowSlot> {
+        match self.way {
+            Way::Inbound { window, .. } => window,
+            Way::Outbound { .. } => None,
+        }
+    }
+
+    /// What it was made with, the present limits included; it belongs to this child.
+    #[must_use]
+    pub fn info(&self, child: ChildId) -> SaInfo {
+        SaInfo {
+            id: self.id,
+            child,
+            direction: self.direction(),
+            spi: self.spi,
+            algorithm: Algorithm::AesGcm16,
+            esn: self.esn(),
+            window_bits: match self.way {
+                Way::Inbound { window_bits, .. } => window_bits,
+                Way::Outbound { .. } => 0,
+            },
+            limits: self.limits,
+        }
     }
 }
 

@@ -75,22 +75,21 @@ struct ChildEntry {
     policies: usize,
 }
 
-/// An SA as the control thread knows it.
-pub struct SaEntry {
+/// An SA, for operators.
+pub struct SaEntry<'w> {
     /// What it was made with, the present limits included.
     pub info: SaInfo,
     /// Its row in the SAD and in the state region.
     pub row: u32,
     /// The child it belongs to.
-    pub child: Arc<Child>,
-    window: Option<WindowSlot>,
+    pub child: &'w Child,
 }
 
 /// What changes with `Commit`, and with `resync` what was named since `Begin`.
 struct Stage {
     resync: bool,
     /// New policies, and `None` for those that are deleted.
-    policies: BTreeMap<PolicyId, Option<Policy>>,
+    policies: BTreeMap<PolicyId, Option<Box<Policy>>>,
     /// How many policies there will be.
     len: usize,
     named: Named,
@@ -114,8 +113,11 @@ pub struct TablesWriter {
     paths: HashMap<PathId, PathEntry>,
     children: HashMap<ChildId, ChildEntry>,
     slots: Slots,
-    sas: HashMap<SaId, Box<SaEntry>>,
-    policies: BTreeMap<PolicyId, Policy>,
+    /// The child that each SA belongs to: all else is read in the SAD, there are a million.
+    sas: HashMap<SaId, Arc<Child>>,
+    /// In boxes: nodes of a tree are half empty when numbers come in order, and what is staged
+    /// becomes committed without a second copy.
+    policies: BTreeMap<PolicyId, Box<Policy>>,
     /// What is committed and not in the base of the published policies.
     since: Since,
     stage: Option<Stage>,
@@ -284,11 +286,15 @@ impl TablesWriter {
                 let entry = self.children.get(&ChildId(id));
                 entry.map(|entry| Row::Child(entry.child.settings().record.clone()))
             }
-            Table::Sa => self
-                .sas
-                .get(&SaId(id))
-                .map(|entry| Row::Sa(entry.info.clone())),
-            Table::Policy => self.policies.get(&PolicyId(id)).cloned().map(Row::Policy),
+            Table::Sa => {
+                let entry = self.sas.get_key_value(&SaId(id));
+                let entry = entry.and_then(|(id, child)| self.entry(*id, child));
+                entry.map(|entry| Row::Sa(entry.info))
+            }
+            Table::Policy => {
+                let policy = self.policies.get(&PolicyId(id));
+                policy.map(|policy| Row::Policy(policy.as_ref().clone()))
+            }
         };
         let status = if row.is_some() {
             Status::Ok

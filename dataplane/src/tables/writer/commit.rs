@@ -69,7 +69,7 @@ impl TablesWriter {
             .into_iter()
             .flat_map(|stage| stage.policies.into_values())
         {
-            self.count(policy.as_ref(), Counting::Less);
+            self.count(policy.as_deref(), Counting::Less);
         }
     }
 
@@ -85,32 +85,32 @@ impl TablesWriter {
     }
 
     /// Puts a policy among the committed ones, or with `None` deletes it.
-    fn set_committed(&mut self, id: PolicyId, policy: Option<Policy>) {
-        self.count(policy.as_ref(), Counting::More);
+    fn set_committed(&mut self, id: PolicyId, policy: Option<Box<Policy>>) {
+        self.count(policy.as_deref(), Counting::More);
         self.put_committed(id, policy);
     }
 
     /// The same with a policy that is counted.
-    fn put_committed(&mut self, id: PolicyId, policy: Option<Policy>) {
+    fn put_committed(&mut self, id: PolicyId, policy: Option<Box<Policy>>) {
         let held = match policy {
             Some(policy) => self.policies.insert(id, policy),
             None => self.policies.remove(&id),
         };
-        self.count(held.as_ref(), Counting::Less);
-        self.since.note(id, held.as_ref());
+        self.count(held.as_deref(), Counting::Less);
+        self.since.note(id, held.as_deref());
     }
 
     /// Puts a policy among the staged ones, or with `None` deletes it there.
-    fn set_staged(&mut self, id: PolicyId, policy: Option<Policy>) {
+    fn set_staged(&mut self, id: PolicyId, policy: Option<Box<Policy>>) {
         let was_there = self.present(id).is_some();
-        self.count(policy.as_ref(), Counting::More);
+        self.count(policy.as_deref(), Counting::More);
         let Some(stage) = &mut self.stage else {
             return;
         };
         stage.len += usize::from(policy.is_some());
         stage.len -= usize::from(was_there);
         let held = stage.policies.insert(id, policy);
-        self.count(held.flatten().as_ref(), Counting::Less);
+        self.count(held.flatten().as_deref(), Counting::Less);
     }
 
     /// Counts a policy for the child that it names.
@@ -187,7 +187,7 @@ impl TablesWriter {
         {
             return invalid(Field::POLICY_CHILD);
         }
-        self.change(policy.id, Some(policy));
+        self.change(policy.id, Some(Box::new(policy)));
         Status::Ok
     }
 
@@ -206,8 +206,8 @@ impl TablesWriter {
             .as_ref()
             .and_then(|stage| stage.policies.get(&id));
         match staged {
-            Some(staged) => staged.as_ref(),
-            None => self.policies.get(&id),
+            Some(staged) => staged.as_deref(),
+            None => self.policies.get(&id).map(Box::as_ref),
         }
     }
 
@@ -217,7 +217,7 @@ impl TablesWriter {
     }
 
     /// Changes a staged policy, or without `Begin` a committed one: a commit of its own.
-    fn change(&mut self, id: PolicyId, policy: Option<Policy>) {
+    fn change(&mut self, id: PolicyId, policy: Option<Box<Policy>>) {
         if self.stage.is_some() {
             self.set_staged(id, policy);
         } else {

@@ -9,7 +9,7 @@ use api::window::WindowSlot;
 use crypto::KeyContext;
 use esp::encap::{Df, Dscp, Tunnel, TunnelConfig};
 
-use super::{ChildEntry, Outcome, PathEntry, SaEntry, TablesWriter, invalid};
+use super::{ChildEntry, Outcome, PathEntry, TablesWriter, invalid};
 use crate::tables::child::{self, PathSlot};
 use crate::tables::sad::{HopCache, Marks, Sa, Sending, Way};
 
@@ -60,11 +60,11 @@ impl TablesWriter {
             return rows;
         };
         for id in &entry.sas {
-            let Some(sa) = self.sas.get(id) else { continue };
+            let Some(sa) = self.sad.get(*id) else {
+                continue;
+            };
             rows.push(sa.row);
-            let key = self.sad.get(*id).map(|sa| sa.key.clone());
-            let sa = key.and_then(|key| describe(&sa.info, sa.row, sa.window, &entry.child, key));
-            if let Some(sa) = sa {
+            if let Some(sa) = renew(sa, &entry.child, sa.limits) {
                 self.sad.replace(sa);
             }
         }
@@ -191,24 +191,17 @@ impl TablesWriter {
             self.rows.release(row, window);
             return Status::Full;
         }
-        self.note(SaEntry {
-            info,
-            row,
-            child,
-            window,
-        });
+        self.note(id, child);
         Status::Ok
     }
 
     /// The SA lives already: that counts as success if it is the same one.
     fn sa_add_again(&mut self, record: &SaRecord, row: u32) -> Status {
-        let same = self.sas.get(&record.id).is_some_and(|entry| {
-            let info = record.info();
-            entry.info.spi == info.spi
-                && entry.info.direction == info.direction
-                && entry.info.child == info.child
-                && entry.info.esn == info.esn
-        });
+        let child = self.sas.get(&record.id).map(|child| child.id);
+        let same = child == Some(record.child)
+            && self.sad.get(record.id).is_some_and(|sa| {
+                sa.spi == record.spi && sa.direction() == record.direction && sa.esn() == record.esn
+            });
         if !same || !self.rows.holds(record, row) {
             return if record.adopt {
                 Status::Uncertain
@@ -226,27 +219,22 @@ impl TablesWriter {
         self.draining.contains_key(&row) || self.sad.is_taken(row)
     }
 
-    fn note(&mut self, entry: SaEntry) {
-        let id = entry.info.id;
-        if let Some(child) = self.children.get_mut(&entry.info.child) {
-            child.sas.push(id);
+    fn note(&mut self, id: SaId, child: Arc<child::Child>) {
+        if let Some(entry) = self.children.get_mut(&child.id) {
+            entry.sas.push(id);
         }
-        self.sas.insert(id, Box::new(entry));
+        self.sas.insert(id, child);
         self.name(|named| named.sas.insert(id));
     }
 
     pub(super) fn sa_update(&mut self, id: SaId, limits: Limits) -> Status {
-        let Some(entry) = self.sas.get_mut(&id) else {
+        let (Some(child), Some(sa)) = (self.sas.get(&id), self.sad.get(id)) else {
             return Status::NotFound;
         };
-        if entry.info.limits == limits {
+        if sa.limits == limits {
             return Status::Ok;
         }
-        entry.info.limits = limits;
-        let key = self.sad.get(id).map(|sa| sa.key.clone());
-        let sa =
-            key.and_then(|key| describe(&entry.info, entry.row, entry.window, &entry.child, key));
-        if sa.is_some_and(|sa| self.sad.replace(sa)) {
+        if renew(sa, child, limits).is_some_and(|sa| self.sad.replace(sa)) {
             Status::Ok
         } else {
             Status::Full
@@ -254,18 +242,19 @@ impl TablesWriter {
     }
 
     pub(super) fn sa_delete(&mut self, id: SaId) -> Outcome {
-        let Some(entry) = self.sas.remove(&id) else {
+        let (Some(child), Some(sa)) = (self.sas.remove(&id), self.sad.get(id)) else {
             return Status::NotFound.into();
         };
+        let (row, window) = (sa.row, sa.window());
         // Workers must not find the way to an SA that is gone.
-        if self.tables.active(entry.child.slot) == Some(id) {
-            self.tables.activate(entry.child.slot, None);
+        if self.tables.active(child.slot) == Some(id) {
+            self.tables.activate(child.slot, None);
         }
         let removed = self.sad.remove(id);
-        if let Some(child) = self.children.get_mut(&entry.info.child) {
-            child.sas.retain(|held| *held != id);
+        if let Some(entry) = self.children.get_mut(&child.id) {
+            entry.sas.retain(|held| *held != id);
         }
-        self.draining.insert(entry.row, (removed, entry.window));
+        self.draining.insert(row, (removed, window));
         Outcome {
             deleted: vec![id],
             ..Status::Ok.into()
@@ -273,16 +262,20 @@ impl TablesWriter {
     }
 
     pub(super) fn activate(&mut self, child: ChildId, id: SaId) -> Status {
-        let (Some(child), Some(entry)) = (self.children.get(&child), self.sas.get(&id)) else {
+        let (true, Some(of), Some(sa)) = (
+            self.children.contains_key(&child),
+            self.sas.get(&id),
+            self.sad.get(id),
+        ) else {
             return Status::NotFound;
         };
-        if entry.info.direction != Direction::Outbound {
+        if sa.direction() != Direction::Outbound {
             return invalid(Field::DIRECTION);
         }
-        if entry.info.child != child.child.id {
+        if of.id != child {
             return invalid(Field::SA_CHILD);
         }
-        self.tables.activate(child.child.slot, Some(id));
+        self.tables.activate(of.slot, Some(id));
         Status::Ok
     }
 }
@@ -345,6 +338,15 @@ fn describe(
         peer: (path.remote, path.remote_port),
         key,
     })
+}
+
+/// A new version of an SA, with what its child and path say now and these limits.
+fn renew(sa: &Sa, child: &child::Child, limits: Limits) -> Option<Sa> {
+    let info = SaInfo {
+        limits,
+        ..sa.info(child.id)
+    };
+    describe(&info, sa.row, sa.window(), child, sa.key.clone())
 }
 
 fn tunnel_config(path: &Path, child: &Child) -> TunnelConfig {
