@@ -94,9 +94,9 @@ table! {
     StageRx = 25 "stage_rx_cycles" "TSC cycles in receive bursts and in taking frames in.";
     StageClassify = 26 "stage_classify_cycles" "TSC cycles in looking at headers.";
     StageLookup = 27 "stage_lookup_cycles" "TSC cycles in SAD, SPD and FIB.";
-    StageReplay = 28 "stage_replay_cycles" "TSC cycles in replay windows and sequence numbers.";
+    StageReplay = 28 "stage_replay_cycles" "TSC cycles in looking at replay windows.";
     StageCrypto = 29 "stage_crypto_cycles" "TSC cycles in crypto.";
-    StageEncap = 30 "stage_encap_cycles" "TSC cycles in adding and removing outer headers.";
+    StageEncap = 30 "stage_encap_cycles" "TSC cycles in outer headers, sequence numbers and moving windows.";
     StageTx = 31 "stage_tx_cycles" "TSC cycles in Ethernet headers and transmit bursts.";
     Cycles = 32 "cycles" "TSC cycles of the worker, asleep or awake.";
     BusyCycles = 33 "busy_cycles" "TSC cycles of rounds with packets.";

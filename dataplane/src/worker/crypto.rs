@@ -8,12 +8,16 @@ use dpdk::BATCH_SIZE;
 
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
+use super::stage_clock::StageClock;
 
 /// What crypto is asked to do for a burst.
 pub(super) type Ops<'f> = ArrayVec<Op<'f>, BATCH_SIZE>;
 
 /// What happens to a lane right before crypto, while all of it is at hand.
 pub(super) trait Preparation<'t> {
+    /// What its time is booked on.
+    const STAGE: Counter;
+
     /// The lane's own part, and what crypto is to do, for which there is room in `ops`. Those that are
     /// refused leave by the exit that is named, once crypto is through with the others.
     ///
@@ -43,9 +47,10 @@ pub(super) fn seal<'t>(
     flight: &mut Flight<'t>,
     set: Set,
     exits: &mut Exits,
+    clock: &mut StageClock,
     preparation: impl Preparation<'t>,
 ) -> Verdicts {
-    run(flight, set, exits, preparation, crypto::seal)
+    run(flight, set, exits, clock, preparation, crypto::seal)
 }
 
 /// Decrypts the lanes of a set.
@@ -54,17 +59,19 @@ pub(super) fn open<'t>(
     flight: &mut Flight<'t>,
     set: Set,
     exits: &mut Exits,
+    clock: &mut StageClock,
     preparation: impl Preparation<'t>,
 ) -> Verdicts {
-    run(flight, set, exits, preparation, crypto::open)
+    run(flight, set, exits, clock, preparation, crypto::open)
 }
 
 #[inline(always)]
-fn run<'t>(
+fn run<'t, P: Preparation<'t>>(
     flight: &mut Flight<'t>,
     set: Set,
     exits: &mut Exits,
-    mut preparation: impl Preparation<'t>,
+    clock: &mut StageClock,
+    mut preparation: P,
     call: impl FnOnce(&mut [Op<'_>]),
 ) -> Verdicts {
     let mut ops = Ops::new();
@@ -80,6 +87,7 @@ fn run<'t>(
         }
     }
     preparation.end(exits);
+    clock.lap(&mut exits.counts, P::STAGE);
     if !ops.is_empty() {
         exits.counts.add(Counter::CryptoBatches, 1);
         call(&mut ops);

@@ -137,6 +137,8 @@ fn fits(view: &View<'_>, lane: &Lane<'_>, sa: &Sa) -> bool {
 pub(super) struct ReplayCheck;
 
 impl<'t> Preparation<'t> for ReplayCheck {
+    const STAGE: Counter = Counter::StageReplay;
+
     #[inline(never)]
     fn prepare<'f>(
         &mut self,

@@ -246,6 +246,8 @@ impl<'v, 't> Encapsulation<'v, 't> {
 }
 
 impl<'t> Preparation<'t> for Encapsulation<'_, 't> {
+    const STAGE: Counter = Counter::StageEncap;
+
     #[inline(never)]
     fn prepare<'f>(
         &mut self,

@@ -287,8 +287,9 @@ impl Work {
         flight: &mut Flight<'t>,
         set: Set,
     ) -> Set {
+        let Self { exits, clock, .. } = self;
         let Verdicts { asked, good } =
-            crypto::open(flight, set, &mut self.exits, inbound::ReplayCheck);
+            crypto::open(flight, set, exits, clock, inbound::ReplayCheck);
         flight.stage(asked.without(good), &mut self.exits, |lane, _| {
             Err(inbound::forged(view, lane))
         });
@@ -387,7 +388,8 @@ impl Work {
         set: Set,
     ) -> Set {
         let preparation = outbound::Encapsulation::new(view);
-        let Verdicts { asked, good } = crypto::seal(flight, set, &mut self.exits, preparation);
+        let Self { exits, clock, .. } = self;
+        let Verdicts { asked, good } = crypto::seal(flight, set, exits, clock, preparation);
         flight.stage(asked.without(good), &mut self.exits, |_, _| {
             Err(DropReason::CryptoFailed.into())
         });

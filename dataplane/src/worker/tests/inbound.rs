@@ -31,6 +31,28 @@ fn row(gateway: &Gateway) -> api::state::Snapshot {
     gateway.state.row(row).unwrap().snapshot().unwrap()
 }
 
+/// A counter that nothing fills misleads.
+#[test]
+fn every_stage_counts_its_time() {
+    let (mut a, mut b) = pair(TunnelShape::default());
+    let good = sealed(&mut a);
+    b.receive(OUTSIDE, &[good]);
+    let always = [
+        Counter::StageRx,
+        Counter::StageClassify,
+        Counter::StageLookup,
+        Counter::StageCrypto,
+        Counter::StageEncap,
+        Counter::StageTx,
+    ];
+    for stage in always {
+        assert!(a.count(stage) > 0, "encrypting: {stage}");
+        assert!(b.count(stage) > 0, "decrypting: {stage}");
+    }
+    assert_eq!(a.count(Counter::StageReplay), 0);
+    assert!(b.count(Counter::StageReplay) > 0);
+}
+
 #[test]
 fn every_altered_byte_behind_the_spi_is_noticed() {
     let (mut a, mut b) = pair(TunnelShape::default());
