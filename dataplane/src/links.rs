@@ -34,7 +34,7 @@ pub enum Class {
     IkeInitCookie,
     /// Any other IKE message.
     Ike,
-    /// ARP and neighbour discovery.
+    /// ARP, neighbour discovery, MLD and IGMP.
     Neighbour,
     /// All else for the gateway itself, bypassed or decrypted.
     Rest,

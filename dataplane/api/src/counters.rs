@@ -165,7 +165,7 @@ table! {
     LimitIkeInit = 50 "limit_ike_init" "More IKE_SA_INIT requests than the limit.";
     LimitIkeCookie = 51 "limit_ike_cookie" "More IKE_SA_INIT with cookie than the limit.";
     LimitIkeEstablished = 52 "limit_ike_established" "More messages of IKE SAs than the limit.";
-    LimitNeighbour = 53 "limit_neighbour" "More ARP and neighbour discovery than the limit.";
+    LimitNeighbour = 53 "limit_neighbour" "More ARP, ND, MLD and IGMP than the limit.";
     LimitOther = 54 "limit_other" "More other packets for the gateway itself than the limit.";
     LimitIcmp = 55 "limit_icmp" "More ICMP errors of our own than the limit.";
     PuntFull = 56 "punt_full" "The ring from the worker to the control thread is full.";

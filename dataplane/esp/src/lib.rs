@@ -66,6 +66,8 @@ pub mod protocol {
     pub const HOP_BY_HOP: u8 = 0;
     /// ICMP (RFC 792).
     pub const ICMP: u8 = 1;
+    /// IGMP (RFC 3376).
+    pub const IGMP: u8 = 2;
     /// IPv4 in a tunnel (RFC 2003).
     pub const IPV4: u8 = 4;
     /// TCP.

@@ -23,6 +23,12 @@ pub(super) const IKE_PORT: u16 = 500;
 const ND_HOP_LIMIT: u8 = 255;
 /// Router solicitation to redirect (RFC 4861 4).
 const ND_TYPES: std::ops::RangeInclusive<u8> = 133..=137;
+/// Multicast listener query, report and done (RFC 2710 3.1).
+const MLD_TYPES: std::ops::RangeInclusive<u8> = 130..=132;
+/// Version 2 multicast listener report (RFC 3810 5.2).
+const MLD_REPORT_2: u8 = 143;
+/// Hop limit of MLD and TTL of IGMP (RFC 3810 5, RFC 3376 4): no router forwards them.
+const MEMBERSHIP_HOP_LIMIT: u8 = 1;
 /// The type of IPv4, and the first byte of a header without options.
 const ETHERNET_V4: u64 = 0x08_0045;
 /// ARP for IPv4 over Ethernet, in bytes (RFC 826).
@@ -37,7 +43,8 @@ pub(super) enum Sorted {
     Esp,
     /// Anything else that is IP.
     Clear,
-    /// From Linux, and it goes out as it is.
+    /// From Linux, and it goes out as it is: ARP, neighbour discovery, group membership, or of an IKE
+    /// socket of ours.
     Implicit,
 }
 
@@ -219,7 +226,7 @@ fn any(
     let ip = parse(family, packet)?;
     lane.head = Head::of(&ip).map_err(|error| ip_reason(family, error))?;
     let to_us = locals.contains(lane.packet.vrf, ip.destination) || ip.destination_is_group();
-    if to_us && is_neighbour_discovery(&lane.head) {
+    if to_us && (is_neighbour_discovery(&lane.head) || is_membership(&ip)) {
         return Ok(Sorted::Exception(Class::Neighbour));
     }
     if ethernet.is_group() && ip.source_is_unicast() && !ip.destination_is_group() {
@@ -290,7 +297,8 @@ pub(super) fn twin(lane: &mut Lane<'_>, locals: &Locals) -> Result<Sorted, DropR
     };
     let ip = parse(family, packet)?;
     lane.head = Head::of(&ip).map_err(|error| ip_reason(family, error))?;
-    if is_ike(&ip, lane.packet.vrf, locals) || is_neighbour_discovery(&lane.head) {
+    let of_the_link = is_neighbour_discovery(&lane.head) || is_membership(&ip);
+    if of_the_link || is_ike(&ip, lane.packet.vrf, locals) {
         return Ok(Sorted::Implicit);
     }
     Ok(Sorted::Clear)
@@ -364,6 +372,21 @@ fn is_neighbour_discovery(ip: &Head) -> bool {
         && ip.fragment == Fragment::No
         && ip.ttl == ND_HOP_LIMIT
         && ND_TYPES.contains(&kind)
+}
+
+/// Who listens to which group on this very link: MLD (RFC 2710, RFC 3810), IGMP (RFC 3376).
+fn is_membership(ip: &IpPacket) -> bool {
+    let told = match (ip.family, ip.protocol, ip.ports) {
+        (Family::V4, protocol::IGMP, _) => true,
+        (Family::V6, protocol::ICMPV6, Ports::TypeCode(type_code)) => {
+            let [kind, _] = type_code.to_be_bytes();
+            MLD_TYPES.contains(&kind) || kind == MLD_REPORT_2
+        }
+        _ => false,
+    };
+    told && ip.fragment == Fragment::No
+        && ip.ttl == MEMBERSHIP_HOP_LIMIT
+        && ip.destination_is_group()
 }
 
 /// As [`IpPacket::source_is_unicast`].

@@ -107,7 +107,7 @@ pub struct ExceptionLimits {
     pub ike_init_cookie: u32,
     /// Other IKE messages.
     pub ike_established: u32,
-    /// ARP and neighbour discovery.
+    /// ARP, neighbour discovery, MLD and IGMP.
     pub neighbour: u32,
     /// All else for the gateway itself.
     pub other: u32,

@@ -151,6 +151,59 @@ fn ike_arp_and_neighbour_discovery_pass_both_ways_without_policy() {
     );
 }
 
+/// A multicast listener report of this type, behind a router alert (RFC 3810 5).
+fn mld(kind: u8, hop_limit: u8, to: &str) -> Vec<u8> {
+    let (from, to) = ("fe80::9".parse().unwrap(), to.parse().unwrap());
+    let router_alert = [58, 0, 5, 2, 0, 0, 1, 0];
+    let report = [&router_alert[..], &[kind, 0, 0, 0], &[0; 20]].concat();
+    ip(from, to, 0, hop_limit, 0, false, &report)
+}
+
+fn igmp(ttl: u8, to: &str) -> Vec<u8> {
+    let (from, to) = ("10.1.0.9".parse().unwrap(), to.parse().unwrap());
+    ip(from, to, 2, ttl, 0, false, &[0x22, 0, 0, 0, 0, 0, 0, 0])
+}
+
+#[test]
+fn group_membership_passes_both_ways_without_policy() {
+    let mut a = Gateway::new(1, TunnelShape::default());
+    let mut frames: Vec<_> = [130, 131, 132, 143]
+        .map(|kind| mld(kind, 1, "ff02::16"))
+        .into();
+    frames.push(igmp(1, "224.0.0.22"));
+    let group = [0x33, 0x33, 0, 0, 0, 0x16];
+    let frames: Vec<_> = frames.iter().map(|ip| frame(group, HOST_MAC, ip)).collect();
+    a.receive(INSIDE, &frames);
+    let punted = frames.iter().map(|frame| Excepted::Punt {
+        port: INSIDE,
+        class: Class::Neighbour,
+        frame: frame.clone(),
+    });
+    assert_eq!(a.excepted, punted.collect::<Vec<_>>());
+    for frame in &frames {
+        a.inject(OUTSIDE, frame);
+    }
+    assert_eq!(a.sent(OUTSIDE), frames);
+    assert_eq!(a.drops(), []);
+}
+
+#[test]
+fn group_membership_beyond_the_link_is_no_exception() {
+    let mut a = Gateway::new(1, TunnelShape::default());
+    let others = [
+        mld(143, 2, "ff02::16"),
+        mld(128, 1, "ff02::16"),
+        igmp(2, "224.0.0.22"),
+        igmp(1, "10.2.0.9"),
+    ];
+    for ip in &others {
+        a.inject(OUTSIDE, &frame([0x33; 6], HOST_MAC, ip));
+    }
+    assert_eq!(a.sent(OUTSIDE).len(), 1, "the last one into the tunnel");
+    assert_eq!(a.count(Counter::Encapsulated), 1);
+    assert_eq!(a.drops(), [(DropReason::NoPolicy, 3)]);
+}
+
 #[test]
 fn neighbour_discovery_that_crossed_a_router_is_no_exception() {
     let mut a = Gateway::new(1, TunnelShape::default());
