@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 .DEFAULT_GOAL := all
-.PHONY: all help deps check test e2e demo interop kernel-peer bench bench-full fuzz soak order loom miri install clean
+.PHONY: all help deps check test e2e demo interop kernel-peer bench bench-full fuzz soak order loom install clean
 
 all: ## build everything in release mode
 	$(CARGO) build --release --workspace
