@@ -73,10 +73,10 @@ pub enum InUdp {
     Keepalive,
 }
 
-/// The outer packet of usual ESP over IPv4.
+/// The outer packet of usual ESP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsualEsp {
-    /// Source in the high, destination in the low half.
+    /// Of IPv4 the source in the high, the destination in the low half.
     pub addresses: u64,
     /// DSCP and ECN.
     pub tos: u8,
@@ -92,7 +92,7 @@ pub struct UsualEsp {
 /// UDP (RFC 3948) that is long enough for header and IV. `None` for all else, bad or good.
 #[inline(always)]
 #[must_use]
-pub fn usual_esp(packet: &[u8]) -> Option<UsualEsp> {
+pub fn usual_esp_v4(packet: &[u8]) -> Option<UsualEsp> {
     const PLAIN: u16 = 20;
     const IN_UDP: u16 = 28;
     const HEADERS: u16 = 16;
@@ -123,6 +123,28 @@ pub fn usual_esp(packet: &[u8]) -> Option<UsualEsp> {
         }
         _ => None,
     }
+}
+
+/// Reads a whole IPv6 packet with ESP right behind its header that is long enough for header and IV.
+/// `None` for all else, bad or good: in UDP there is a checksum to be looked at.
+#[inline(always)]
+#[must_use]
+pub fn usual_esp_v6(packet: &[u8]) -> Option<UsualEsp> {
+    const HEADER: u16 = 40;
+    let start = packet.first_chunk::<56>()?;
+    let first = u64::from_be_bytes(array(start, 0)?);
+    let total_len = head::low16(first >> 16).checked_add(HEADER)?;
+    let fits = (start.len()..=packet.len()).contains(&total_len.into());
+    if first >> 60 != 6 || head::low8(first >> 8) != protocol::ESP || !fits {
+        return None;
+    }
+    Some(UsualEsp {
+        addresses: 0,
+        tos: head::low8(first >> 52),
+        udp_source: None,
+        range: (HEADER, total_len),
+        front: u64::from_be_bytes(array(start, HEADER.into())?),
+    })
 }
 
 /// Where ESP stands in an outer packet with protocol 50.

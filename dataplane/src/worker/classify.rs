@@ -31,6 +31,9 @@ const MLD_REPORT_2: u8 = 143;
 const MEMBERSHIP_HOP_LIMIT: u8 = 1;
 /// The type of IPv4, and the first byte of a header without options.
 const ETHERNET_V4: u64 = 0x08_0045;
+/// The type of IPv6, and the first byte of a header: version and traffic class.
+const ETHERNET_V6: u64 = 0x86_dd60;
+const ETHERNET_V6_LAST: u64 = 0x86_dd6f;
 /// ARP for IPv4 over Ethernet, in bytes (RFC 826).
 const ARP_BYTES: usize = 28;
 
@@ -147,7 +150,7 @@ fn usual<'l>(lane: &'l Lane<'_>, arrival: &Arrival<'_>) -> Option<&'l [u8]> {
     usual.then_some(frame)
 }
 
-/// The usual ESP packet over IPv4 at an outside port, to the address that the last one was for, with or
+/// The usual ESP packet at an outside port, to the address that the last one was for, over IPv4 with or
 /// without UDP. `None`, and nothing noted, for all others, good or bad: [`wire`] sorts them.
 #[inline(always)]
 pub(super) fn usual_esp(lane: &mut Lane<'_>, arrival: &Arrival<'_>) -> Option<()> {
@@ -155,20 +158,33 @@ pub(super) fn usual_esp(lane: &mut Lane<'_>, arrival: &Arrival<'_>) -> Option<()
         return None;
     }
     let (kind, packet) = to_port(usual(lane, arrival)?, arrival.mac)?;
-    if kind != ETHERNET_V4 {
+    let vrf = lane.packet.vrf;
+    let (family, esp, local) = match kind {
+        ETHERNET_V4 => {
+            let esp = decap::usual_esp_v4(packet)?;
+            let (source, destination) = replay::halves(esp.addresses);
+            let local = arrival.local_v4 == local_v4(vrf, destination);
+            (Family::V4, esp, local && is_unicast_source_v4(source))
+        }
+        ETHERNET_V6..=ETHERNET_V6_LAST => {
+            let esp = decap::usual_esp_v6(packet)?;
+            let (source, destination) = head::addresses_v6(packet);
+            let local = arrival.local_v6 == Some((vrf, destination));
+            (Family::V6, esp, local && is_unicast_source_v6(source))
+        }
+        _ => return None,
+    };
+    if !local {
         return None;
     }
+    lane.head.family = family;
     let UsualEsp {
         addresses,
         tos,
         udp_source,
         range,
         front,
-    } = decap::usual_esp(packet)?;
-    let (source, destination) = replay::halves(addresses);
-    if !is_unicast_source_v4(source) || arrival.local_v4 != local_v4(lane.packet.vrf, destination) {
-        return None;
-    }
+    } = esp;
     lane.to_us = true;
     lane.outer_tos = tos;
     lane.udp_source = udp_source;
@@ -198,7 +214,7 @@ fn plain(frame: &[u8], own: u64) -> Option<Head> {
     let (kind, packet) = to_port(frame, own)?;
     match kind {
         ETHERNET_V4 => Head::plain_v4(packet),
-        0x86_dd60..=0x86_dd6f => Head::plain_v6(packet),
+        ETHERNET_V6..=ETHERNET_V6_LAST => Head::plain_v6(packet),
         _ => None,
     }
 }

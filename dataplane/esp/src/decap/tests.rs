@@ -280,7 +280,7 @@ fn short_trailers_are_read_as_any_are() {
     assert!(short > 100, "{short}");
 }
 
-/// What the general way says of an outer packet, as far as [`usual_esp`] says it.
+/// What the general way says of an outer packet, as far as the short ones say it.
 fn any_esp(packet: &[u8]) -> Option<UsualEsp> {
     let head = Head::parse(packet).ok()?;
     let (range, udp_source) = match (head.protocol, head.ports.unpack()) {
@@ -297,10 +297,14 @@ fn any_esp(packet: &[u8]) -> Option<UsualEsp> {
         },
         _ => return None,
     };
+    let addresses = match head.family {
+        Family::V4 => head::both_addresses_v4(packet),
+        Family::V6 => 0,
+    };
     let front = packet.get(range.clone())?.first_chunk::<CLEAR_BYTES>()?;
     let short = |n: usize| u16::try_from(n).unwrap();
     Some(UsualEsp {
-        addresses: head::both_addresses_v4(packet),
+        addresses,
         tos: head.tos,
         udp_source,
         range: (short(range.start), short(range.end)),
@@ -308,20 +312,29 @@ fn any_esp(packet: &[u8]) -> Option<UsualEsp> {
     })
 }
 
-/// The short way says what the long one says, or nothing: of whole packets, cut ones, ones with bytes
+fn with_right_checksum(mut packet: Vec<u8>) -> Vec<u8> {
+    if packet[0] >> 4 == 4 {
+        packet[10..12].fill(0);
+        let sum = checksum::internet(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    packet
+}
+
+/// The short ways say what the long one says, or nothing: of whole packets, cut ones, ones with bytes
 /// behind them, and ones with any byte of the headers changed, with and without a right checksum.
 #[test]
 fn usual_esp_is_what_any_esp_is() {
     let esp: Vec<u8> = (1..=60).collect();
-    let in_udp = udp_v4(&esp);
+    let (in_udp, mut over_v6) = (udp_v4(&esp), udp_v6(&esp));
     let mut bare = in_udp.clone();
     bare[9] = protocol::ESP;
-    let right = |packet: &mut [u8]| {
-        packet[10..12].fill(0);
-        let sum = checksum::internet(&packet[..20]);
-        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    over_v6[6] = protocol::ESP;
+    let usual_esp = |packet: &[u8]| {
+        let both = [usual_esp_v4(packet), usual_esp_v6(packet)];
+        assert!(both.contains(&None));
+        both.into_iter().flatten().next()
     };
-    right(&mut bare);
     let (mut usual, mut all) = (0, 0);
     let mut compare = |packet: &[u8]| {
         all += 1;
@@ -330,20 +343,19 @@ fn usual_esp_is_what_any_esp_is() {
             usual += 1;
         }
     };
-    for packet in [&bare, &in_udp] {
-        assert_eq!(usual_esp(packet), any_esp(packet));
-        assert!(usual_esp(packet).is_some());
+    for packet in [with_right_checksum(bare), in_udp, over_v6] {
+        assert_eq!(usual_esp(&packet), any_esp(&packet));
+        assert!(usual_esp(&packet).is_some());
         compare(&[&packet[..], &[0; 7]].concat());
         for len in 0..packet.len() {
             compare(&packet[..len]);
         }
-        for at in 0..48 {
+        for at in 0..60 {
             for byte in 0..=u8::MAX {
                 let mut changed = packet.clone();
                 changed[at] = byte;
                 compare(&changed);
-                right(&mut changed);
-                compare(&changed);
+                compare(&with_right_checksum(changed));
             }
         }
     }
