@@ -94,6 +94,8 @@ pub(super) fn setup(options: &Options, busy: bool, secs: f64) -> Result<Setup> {
         plugin: cache::generator()?,
         times: Times { warm: 0.0, secs },
         cores: vec![options.core],
+        crypto_cores: Vec::new(),
+        frames: None,
         control_core: options.control_core,
         // Without packets a polling worker would leave two cores too few for both ends.
         busy,

@@ -42,6 +42,10 @@ pub(crate) struct Setup {
     pub(crate) times: Times,
     /// The workers' cores.
     pub(crate) cores: Vec<usize>,
+    /// Those of crypto workers.
+    pub(crate) crypto_cores: Vec<usize>,
+    /// Frames of the source, if not as many as usual.
+    pub(crate) frames: Option<u32>,
     /// Where everything else of the process runs.
     pub(crate) control_core: usize,
     pub(crate) busy: bool,
@@ -107,6 +111,7 @@ impl Bench {
         let generator = Generator {
             dir: &self.site.dir,
             cell: self.plan.cell,
+            frames: self.setup.frames,
             times: self.setup.times,
             queues: workers,
             pace: self.setup.pace,
@@ -180,6 +185,7 @@ impl Bench {
         let generator = Generator {
             dir: &self.site.dir,
             cell: of_traffic.cell,
+            frames: self.setup.frames,
             times: self.setup.times,
             queues: self.setup.cores.len(),
             pace: None,
@@ -233,21 +239,26 @@ impl Bench {
     }
 
     fn configure(&self, devices: &[String; 2]) -> Result<()> {
-        let Setup { cores, .. } = &self.setup;
-        let workers: Vec<String> = cores.iter().map(ToString::to_string).collect();
+        let Setup {
+            cores,
+            crypto_cores,
+            ..
+        } = &self.setup;
         let memory = MEMORY_MIB * cores.len() as u64;
         let mut text = format!(
             "[dataplane]\nrun_dir = \"{}\"\nhuge = {}\nmemory_mib = {memory}\nmax_sas = {}\n\
-             workers = [{}]\nidle = \"{}\"\nplugins = [\"{}\"]\n",
+             workers = {cores:?}\nidle = \"{}\"\nplugins = [\"{}\"]\n",
             self.site.run_dir().display(),
             self.huge.is_some(),
             self.plan.max_sas(),
-            workers.join(", "),
             if self.setup.busy { "busy" } else { "adaptive" },
             self.setup.plugin.display(),
         );
         if let Some(tier) = &self.setup.tier {
             writeln!(text, "crypto_tier = \"{tier}\"")?;
+        }
+        if !crypto_cores.is_empty() {
+            writeln!(text, "crypto_workers = {crypto_cores:?}")?;
         }
         if self.setup.stages {
             text += "stage_clock = true\n";
@@ -322,7 +333,7 @@ impl Bench {
             let Some(id) = id.and_then(Pid::from_raw) else {
                 continue;
             };
-            if name.starts_with("worker-") {
+            if name.starts_with("worker-") || name.starts_with("crypto-") {
                 setpriority_process(Some(id), NICE)?;
             } else {
                 sched_setaffinity(Some(id), &control)?;

@@ -27,6 +27,12 @@ pub(crate) struct Arguments {
     /// Every packet arrives at the queue of another worker than its SA's: what handing over costs
     #[arg(long)]
     elsewhere: bool,
+    /// Crypto workers: packets a second, by turns with none
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=16), conflicts_with = "workers")]
+    crypto_workers: u16,
+    /// Frames of the source, if not as many as need 120 to 400 MB
+    #[arg(long)]
+    frames: Option<u32>,
 }
 
 /// A start of culvert in a directory of its own, which stays if the run fails or is to be kept.
@@ -102,6 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let earlier = options.against.as_deref().map(Report::read).transpose()?;
     let mut setup = options.setup()?;
     setup.stages = arguments.stages && counts_stages(options, &setup);
+    setup.frames = arguments.frames;
     if arguments.elsewhere && arguments.workers < 2 {
         return Err("--elsewhere is another worker's queue: it needs --workers 2 or more".into());
     }
@@ -110,6 +117,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.workers > 1 {
         setup.elsewhere = arguments.elsewhere;
         return super::workers::run(options, &setup, arguments.workers, environment);
+    }
+    if arguments.crypto_workers > 0 {
+        return super::crypto_workers::run(options, &setup, arguments.crypto_workers, environment);
     }
     let mut figures = Vec::new();
     for cell in options.cells() {

@@ -30,6 +30,8 @@ pub(crate) struct Times {
 pub(crate) struct Generator<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) cell: Cell,
+    /// Frames of the source, if not as many as usual.
+    pub(crate) frames: Option<u32>,
     pub(crate) times: Times,
     pub(crate) queues: usize,
     /// Packets a second by a schedule; without it as fast as they are taken.
@@ -91,7 +93,7 @@ impl Generator<'_> {
         let mut text = format!(
             "net_gen0,frames={},count={},queues={},warm={warm},secs={secs},stats={}",
             files.frames.display(),
-            self.cell.size.frames(),
+            self.frames.unwrap_or_else(|| self.cell.size.frames()),
             self.queues,
             self.stats_file().display(),
         );

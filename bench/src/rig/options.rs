@@ -124,6 +124,8 @@ impl Options {
             plugin: cache::generator()?,
             times: self.times(),
             cores: vec![self.core],
+            crypto_cores: Vec::new(),
+            frames: None,
             control_core: self.control_core,
             busy: true,
             pace: None,

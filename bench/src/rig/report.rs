@@ -49,6 +49,9 @@ pub(crate) struct Figure {
     pub(crate) lost: Option<f64>,
     /// The least tenth percentile of net over windows: an undisturbed machine.
     pub(crate) quiet: Option<f64>,
+    /// Nanoseconds that a cache line takes from worker to crypto worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hop_ns: Option<Spread>,
     /// Frames that were looked at and are right, of all runs.
     pub(crate) verified: usize,
     /// Net cycles per packet by stage, where they were asked for.
@@ -98,6 +101,7 @@ impl Figure {
             pps: spread(|run| run.tx_pps),
             lost: spread(|run| 1.0 - run.tx_pps / run.rx_pps.max(1.0)).map(|lost| lost.median),
             quiet: spread(|run| run.net_p10).map(|spread| spread.min),
+            hop_ns: None,
             verified,
             stages: BTreeMap::new(),
             sas_per_second: None,

@@ -89,6 +89,7 @@ pub(crate) fn run(cell: Cell, mode: Mode, setup: &Setup, dir: &Path) -> Result<(
     let generator = Generator {
         dir,
         cell,
+        frames: None,
         times: setup.times,
         queues: 1,
         pace: None,
