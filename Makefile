@@ -54,7 +54,7 @@ fuzz: deps ## one minute for each fuzz target
 soak: deps all ## ten million random and mutated frames and IKE messages
 	.ci/soak
 
-order: deps ## ten million packets of one SA through two gateways: none is lost or overtaken
+order: deps ## ten million packets of one SA through two gateways, lent or not: none is lost or overtaken
 	CULVERT_ORDER_PACKETS=10000000 $(CARGO) test --quiet --release -p culvert-dataplane --lib order:: -- --test-threads=1
 
 loom: ## model-check the shared-memory ring

@@ -11,6 +11,7 @@
 pub mod control;
 pub mod handover;
 pub mod idle;
+pub mod lending;
 pub mod limit;
 pub mod links;
 #[allow(unsafe_code, reason = "the one place for it")]

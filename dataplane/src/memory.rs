@@ -189,6 +189,15 @@ impl<T, const N: usize> Bounded<T, N> {
         self.len += 1;
         Some(place.write(value))
     }
+
+    /// Drops all values.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        let values: *mut [T] = core::ptr::from_mut(&mut **self);
+        self.len = 0;
+        // SAFETY: they were written, and are dropped once, here: nothing leads to them any more.
+        unsafe { values.drop_in_place() };
+    }
 }
 
 impl<T, const N: usize> core::ops::Deref for Bounded<T, N> {
@@ -214,9 +223,7 @@ impl<T, const N: usize> core::ops::DerefMut for Bounded<T, N> {
 impl<T, const N: usize> Drop for Bounded<T, N> {
     #[inline(always)]
     fn drop(&mut self) {
-        let values: *mut [T] = core::ptr::from_mut(&mut **self);
-        // SAFETY: the first `len` values are dropped once, here.
-        unsafe { values.drop_in_place() };
+        self.clear();
     }
 }
 

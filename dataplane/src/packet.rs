@@ -110,8 +110,15 @@ impl Packet {
         self.frame.as_mut()
     }
 
-    /// Takes the frame out and leaves an empty shell. For exits only: whoever calls this counts the
-    /// packet.
+    /// Puts the frame back that was taken out for a while.
+    #[inline(always)]
+    pub(crate) fn give_back(&mut self, frame: Mbuf) {
+        debug_assert!(self.frame.is_none(), "a packet was overwritten");
+        self.frame = Some(frame);
+    }
+
+    /// Takes the frame out and leaves an empty shell. For exits, each of which counts the
+    /// packet, and for what gives it back.
     #[inline(always)]
     pub(crate) const fn take_frame(&mut self) -> Option<Mbuf> {
         self.frame.take()

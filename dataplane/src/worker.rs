@@ -10,6 +10,7 @@ mod forward;
 mod handover;
 mod inbound;
 mod limits;
+mod line;
 mod outbound;
 mod passes;
 mod recall;
@@ -26,6 +27,7 @@ use api::counters::Counter;
 use dpdk::{RxQueue, TxQueue};
 
 use crate::idle::Idle;
+use crate::lending::Lender;
 use crate::links::WorkerLinks;
 use crate::port::{PortIndex, PortInfo};
 use crate::quiescence::Turn;
@@ -33,6 +35,7 @@ use crate::state::{self, State};
 use crate::tables::{Snapshot, Tables};
 use busy::BusyShare;
 use exits::Exits;
+use line::Line;
 use passes::Work;
 use recall::Recall;
 use stage_clock::StageClock;
@@ -54,6 +57,8 @@ pub struct WorkerParts {
     pub queues: Vec<PortQueues>,
     /// Its ends of the channels.
     pub links: WorkerLinks,
+    /// Its end to crypto workers, if there are some.
+    pub lender: Option<Lender>,
     /// Limits of the exception path; each worker has its own share of them.
     pub limits: ExceptionLimits,
     /// Longest sleep in microseconds; 0 polls without end.
@@ -116,6 +121,7 @@ impl Worker {
             ports,
             queues,
             links,
+            lender,
             limits,
             ..
         } = parts;
@@ -135,7 +141,13 @@ impl Worker {
                 state,
                 ports,
             },
-            work: Work::new(receivers, exits, recall, StageClock::new(parts.stage_clock)),
+            work: Work::new(
+                receivers,
+                exits,
+                recall,
+                Line::new(lender),
+                StageClock::new(parts.stage_clock),
+            ),
             idle: Idle::new(parts.max_latency_us),
         }
     }

@@ -100,6 +100,8 @@ table! {
     StageTx = 31 "stage_tx_cycles" "TSC cycles in Ethernet headers and transmit bursts.";
     Cycles = 32 "cycles" "TSC cycles of the worker, asleep or awake.";
     BusyCycles = 33 "busy_cycles" "TSC cycles of rounds with packets.";
+    Lent = 34 "lent" "Packets whose crypto was lent to crypto workers.";
+    TakenBack = 35 "taken_back" "Lent packets that no crypto worker had begun with, done by the worker.";
 }
 
 table! {

@@ -40,7 +40,7 @@ impl Control<'_> {
 
     fn status(&self) -> Status {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        let workers = self.cores.iter().enumerate().map(|(index, core)| {
+        let workers = self.cores.workers.iter().enumerate().map(|(index, core)| {
             let totals = self.state.totals_of(index);
             WorkerRow {
                 core: u32::try_from(*core).unwrap_or(u32::MAX),

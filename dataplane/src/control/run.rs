@@ -23,7 +23,7 @@ use super::mirror::{Local, Mirror};
 use super::ports::OpenPort;
 use super::sequences::{SequenceError, Sequences};
 use super::start;
-use super::workers::Workers;
+use super::workers::{Cores, Workers};
 use crate::state::State;
 use crate::tables::fib::{Neighbours, Route};
 use crate::tables::writer::TablesWriter;
@@ -40,7 +40,7 @@ pub(super) struct Control<'a> {
     pub(super) config: &'a DataplaneConfig,
     pub(super) started: Instant,
     pub(super) hugepages: bool,
-    pub(super) cores: Vec<usize>,
+    pub(super) cores: Cores,
     pub(super) ports: Vec<OpenPort>,
     pub(super) state: Arc<State>,
     pub(super) writer: TablesWriter,
@@ -104,7 +104,7 @@ impl Control<'_> {
             self.sequences
                 .advance(|id| sequence(&self.state, &self.writer, id))?;
             self.state
-                .publish(self.cores.len(), self.exceptions.counts());
+                .publish(self.cores.workers.len(), self.exceptions.counts());
             if workers.one_has_ended() {
                 return Err("a worker has ended by itself: stopping, nothing passes".into());
             }
@@ -199,7 +199,7 @@ impl Control<'_> {
         contract::remove_socket(&self.config.run_dir)?;
         self.exceptions.stop();
         self.state
-            .publish(self.cores.len(), self.exceptions.counts());
+            .publish(self.cores.workers.len(), self.exceptions.counts());
         self.stop_sequences()?;
         Ok(())
     }

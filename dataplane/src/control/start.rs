@@ -22,7 +22,8 @@ use super::ports::{self, OpenPort};
 use super::run::Control;
 use super::sequences::Sequences;
 use super::statics;
-use super::workers::{self, Workers};
+use super::workers::{self, Cores, Workers};
+use crate::lending::{self, CryptoWorker};
 use crate::links::{self, WorkerLinks};
 use crate::port::{PortIndex, PortInfo};
 use crate::process;
@@ -43,20 +44,21 @@ type Opened = (Vec<OpenPort>, Vec<(PortIndex, Queues)>);
 pub(super) fn start(
     config: &DataplaneConfig,
 ) -> Result<(Control<'_>, Admin, Workers), Box<dyn Error>> {
-    let cores = workers::cores(&config.workers)?;
+    let cores = workers::cores(&config.workers, &config.crypto_workers)?;
     let sequences = Sequences::open(&config.state_dir, &statics::rows(config))?;
     let eal = start_eal(config)?;
     crypto::init(config.crypto_tier.map(crypto_tier))
         .map_err(|error| format!("\"dataplane.crypto_tier\": {error}"))?;
     let mut netlink = Netlink::open()?;
     let pool = ports::pool(&eal, &mut netlink, config)?;
-    let (ports, queues) = open_ports(&eal, &mut netlink, config, cores.len(), pool)?;
+    let (ports, queues) = open_ports(&eal, &mut netlink, config, cores.workers.len(), pool)?;
     let twins = make_twins(&mut netlink, config, &ports)?;
-    let (side, state, writer) = make_tables(config, cores.len(), &sequences)?;
+    let (side, state, writer) = make_tables(config, &cores, &sequences)?;
 
-    let (control_links, worker_links) = links::connect(cores.len())?;
-    let hands = workers::deal(queues, cores.len());
+    let (control_links, worker_links) = links::connect(cores.workers.len())?;
+    let hands = workers::deal(queues, cores.workers.len());
     let parts = worker_parts(config, &ports, (&writer, &state), hands, worker_links);
+    let (parts, crypto_workers) = lend(config, &writer, parts, cores.crypto.len());
     let admin = Admin::listen(&config.run_dir, Arc::clone(&control_links.bell))?;
     let now = Instant::now();
     let vrf = |twin: &Twin| {
@@ -87,7 +89,7 @@ pub(super) fn start(
     };
     control.mirror_kernel(now)?;
     control.sequences.begin()?;
-    let workers = match Workers::start(parts, &control.cores) {
+    let workers = match Workers::start(parts, crypto_workers, &control.cores) {
         Ok(workers) => workers,
         Err(error) => {
             control.stop_sequences()?;
@@ -95,9 +97,10 @@ pub(super) fn start(
         }
     };
     log::info!(
-        "{} ports, {} workers: running",
+        "{} ports, {} workers, {} crypto workers: running",
         control.ports.len(),
-        control.cores.len()
+        control.cores.workers.len(),
+        control.cores.crypto.len()
     );
     Ok((control, admin, workers))
 }
@@ -156,10 +159,11 @@ fn make_twins(
 /// The state region, and tables with what the configuration puts into them.
 fn make_tables(
     config: &DataplaneConfig,
-    workers: usize,
+    cores: &Cores,
     sequences: &Sequences,
 ) -> Result<(DataplaneSide, Arc<State>, TablesWriter), Box<dyn Error>> {
     let static_rows = u32::try_from(statics::rows(config).len())?;
+    let (workers, crypto_workers) = (cores.workers.len(), cores.crypto.len());
     let worker_count = u32::try_from(workers)?;
     let geometry = Geometry::new(config.max_sas, worker_count, static_rows)?;
     let mut sizes = StateSizes::new(geometry, worker_count, WINDOW_BITS);
@@ -170,7 +174,8 @@ fn make_tables(
     }
     let side = DataplaneSide::create(&sizes)?;
     let state = Arc::new(State::new(side.states().clone()));
-    let mut writer = TablesWriter::new(geometry, u8::try_from(workers)?, Arc::clone(&state));
+    let (workers, crypto_workers) = (u8::try_from(workers)?, u8::try_from(crypto_workers)?);
+    let mut writer = TablesWriter::new(geometry, workers, crypto_workers, Arc::clone(&state));
     statics::install(&mut writer, config, |id| sequences.start(id))?;
     writer.publish();
     Ok((side, state, writer))
@@ -184,10 +189,6 @@ fn worker_parts(
     links: Vec<WorkerLinks>,
 ) -> Vec<WorkerParts> {
     let infos: Arc<[PortInfo]> = ports.iter().map(|port| port.info.clone()).collect();
-    let max_latency_us = match config.idle {
-        Idle::Busy => 0,
-        Idle::Adaptive { max_latency_us } => max_latency_us,
-    };
     let parts = hands.into_iter().zip(links).enumerate();
     let parts = parts.map(|(index, (queues, links))| WorkerParts {
         index,
@@ -196,11 +197,41 @@ fn worker_parts(
         ports: Arc::clone(&infos),
         queues,
         links,
+        lender: None,
         limits: config.exception_limits,
-        max_latency_us,
+        max_latency_us: max_latency_us(config),
         stage_clock: config.stage_clock,
     });
     parts.collect()
+}
+
+/// Crypto workers, and workers that know them.
+fn lend(
+    config: &DataplaneConfig,
+    writer: &TablesWriter,
+    mut parts: Vec<WorkerParts>,
+    crypto_workers: usize,
+) -> (Vec<WorkerParts>, Vec<CryptoWorker>) {
+    let (lenders, borrowers) = lending::connect(parts.len(), crypto_workers);
+    let workers = parts.len();
+    for (parts, lender) in parts.iter_mut().zip(lenders) {
+        parts.lender = Some(lender);
+    }
+    let borrowers = borrowers.into_iter().enumerate();
+    let crypto_workers = borrowers.map(|(number, borrower)| CryptoWorker {
+        index: workers + number,
+        tables: Arc::clone(writer.tables()),
+        borrower,
+        max_latency_us: max_latency_us(config),
+    });
+    (parts, crypto_workers.collect())
+}
+
+const fn max_latency_us(config: &DataplaneConfig) -> u32 {
+    match config.idle {
+        Idle::Busy => 0,
+        Idle::Adaptive { max_latency_us } => max_latency_us,
+    }
 }
 
 fn start_eal(config: &DataplaneConfig) -> Result<Eal, Box<dyn Error>> {

@@ -309,7 +309,7 @@ remote_ts = "0.0.0.0/0"
         let geometry = Geometry::new(64, 1, 4).unwrap();
         let side = DataplaneSide::create(&StateSizes::new(geometry, 1, 512)).unwrap();
         let state = Arc::new(State::new(side.states().clone()));
-        let mut writer = TablesWriter::new(geometry, 1, state);
+        let mut writer = TablesWriter::new(geometry, 1, 0, state);
         install(&mut writer, &config, |_| 0).unwrap();
         writer.publish();
         let first = writer.tables().snapshot().committed;

@@ -64,16 +64,19 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Empty tables for this many workers; shards go round the workers in turn.
+    /// Empty tables for this many workers, and crypto workers behind them; shards go round the workers
+    /// in turn.
     #[must_use]
-    pub(crate) fn new(geometry: Geometry, workers: u8) -> (Self, SadWriter) {
+    pub(crate) fn new(geometry: Geometry, workers: u8, crypto_workers: u8) -> (Self, SadWriter) {
         let workers = workers.max(1);
         // One entry for each of the 1,024 shards that an SaId can name, static ones included.
         let owners = (0..1024_u16).map(|shard| {
             let turn = shard.saturating_sub(1) % u16::from(workers);
             AtomicU8::new(u8::try_from(turn).unwrap_or(0))
         });
-        let quiescence = Arc::new(Quiescence::new(workers.into()));
+        let quiescence = Arc::new(Quiescence::new(
+            usize::from(workers) + usize::from(crypto_workers),
+        ));
         let (sad, sad_writer) = Sad::new(geometry, &quiescence);
         let tables = Self {
             snapshot: ArcSwap::default(),

@@ -131,8 +131,8 @@ pub struct TablesWriter {
 impl TablesWriter {
     /// Empty tables of this shape for this many workers, their one writer, and that of the SAs' rows.
     #[must_use]
-    pub fn new(geometry: Geometry, workers: u8, state: Arc<State>) -> Self {
-        let (tables, sad) = Tables::new(geometry, workers);
+    pub fn new(geometry: Geometry, workers: u8, crypto_workers: u8, state: Arc<State>) -> Self {
+        let (tables, sad) = Tables::new(geometry, workers, crypto_workers);
         let next = Snapshot::clone(&tables.snapshot());
         Self {
             tables: Arc::new(tables),

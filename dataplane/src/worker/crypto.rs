@@ -1,14 +1,18 @@
 //! The seam between stages and crypto: the lanes of a set are made ready one by one, all of them are
 //! handed in at once, and come back with a verdict for each.
 
-use api::counters::Counter;
+use std::ops::Range;
+
+use api::counters::{Counter, DropReason};
 use arrayvec::ArrayVec;
-use crypto::Op;
+use crypto::{ICV_ROOM, Op};
 use dpdk::BATCH_SIZE;
 
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
+use super::line::Wait;
 use super::stage_clock::StageClock;
+use crate::lending::{Item, Parcel, Way};
 
 /// What crypto is asked to do for a burst.
 pub(super) type Ops<'f> = ArrayVec<Op<'f>, BATCH_SIZE>;
@@ -65,6 +69,52 @@ pub(super) fn open<'t>(
     run(flight, set, exits, clock, preparation, crypto::open)
 }
 
+/// Makes the lanes of a set ready for crypto elsewhere: their frames are in the loan then.
+#[inline(never)]
+pub(super) fn lend<'t>(
+    flight: &mut Flight<'t>,
+    set: Set,
+    exits: &mut Exits,
+    mut preparation: impl Preparation<'t>,
+    way: Way,
+    mut loan: Parcel,
+) -> Wait {
+    let mut asked = Set::default();
+    for number in set {
+        let Some(lane) = flight.lanes.get_mut(number) else {
+            continue;
+        };
+        let mut ops = Ops::new();
+        let prepared = preparation.prepare(lane, exits, &mut ops);
+        let payload = ops.first().map(|op| op.payload().as_ptr_range());
+        drop(ops);
+        let item = prepared.and_then(|()| Ok(item(lane, payload).ok_or(DropReason::Internal)?));
+        match item {
+            Ok(item) => {
+                loan.items.push(item);
+                asked.insert(number);
+            }
+            Err(exit) => exits.leave(&mut lane.packet, exit),
+        }
+    }
+    preparation.end(exits);
+    Wait::lent(asked, way, loan)
+}
+
+/// Takes the frame out of a lane, with what another thread needs to know of the operation.
+fn item(lane: &mut Lane<'_>, payload: Option<Range<*const u8>>) -> Option<Item> {
+    let (sa, payload) = (lane.sa?.id, payload?);
+    let frame = lane.packet.bytes().as_ptr().addr();
+    let start = payload.start.addr().checked_sub(frame)?;
+    let end = payload.end.addr().checked_sub(frame)? + ICV_ROOM;
+    Some(Item {
+        data: (u16::try_from(start).ok()?, u16::try_from(end).ok()?),
+        sa,
+        sequence: lane.sequence,
+        frame: lane.packet.take_frame()?,
+    })
+}
+
 #[inline(always)]
 fn run<'t, P: Preparation<'t>>(
     flight: &mut Flight<'t>,
@@ -101,7 +151,8 @@ fn run<'t, P: Preparation<'t>>(
             .collect();
     }
     drop(ops);
-    for (number, exit) in refused {
+    // Nearly always none, and 2 KiB to move.
+    for (number, exit) in refused.drain(..) {
         if let Some(lane) = flight.lanes.get_mut(number) {
             exits.leave(&mut lane.packet, exit);
         }

@@ -204,6 +204,13 @@ impl<'t> Flight<'t> {
         Some(packet)
     }
 
+    /// Makes room for other packets, once all have left.
+    #[inline(always)]
+    pub(super) fn clear(&mut self) {
+        self.lanes.clear();
+        (self.esp, self.flows, self.clear) = Default::default();
+    }
+
     /// Runs a stage over the lanes of a set, in order: those that it refuses leave by the exit it
     /// names. Gives the others.
     #[inline(always)]

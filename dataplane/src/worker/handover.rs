@@ -112,13 +112,20 @@ const fn reason(refusal: Refusal) -> DropReason {
 
 impl Work {
     /// A burst of what other workers have handed over, as far as whole messages fit into it.
-    pub(super) fn take_handed_over(&mut self, view: &View<'_>) -> usize {
-        let mut flight = Flight::default();
+    pub(super) fn take_handed_over<'t>(
+        &mut self,
+        view: &View<'t>,
+        flights: &mut [Flight<'t>],
+    ) -> usize {
+        let slot = self.line.slot();
+        let Some(flight) = flights.get_mut(slot) else {
+            return 0;
+        };
         while flight.lanes.len() + MESSAGE_FRAMES <= BATCH_SIZE {
             let Some(frames) = self.exits.links.handed_over.receive() else {
                 break;
             };
-            self.board(&mut flight, frames);
+            self.board(flight, frames);
         }
         let taken = flight.lanes.len();
         if taken > 0 {
@@ -127,7 +134,8 @@ impl Work {
                     frame.prefetch_data_to_write(0, HEADER_LINES);
                 }
             }
-            self.process(view, &mut flight);
+            self.line.press(taken);
+            self.set_out(view, flights, slot);
             self.transmit();
         }
         taken

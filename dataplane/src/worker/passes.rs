@@ -6,14 +6,16 @@ use arrayvec::ArrayVec;
 use dpdk::{BATCH_SIZE, Batch, RxQueue};
 
 use super::classify::{self, Arrival, Sorted};
-use super::crypto::{self, Verdicts};
+use super::crypto::{self, Preparation, Verdicts};
 use super::exits::{Exit, Exits};
 use super::flight::{Flight, Lane, Set};
-use super::forward::{self, Onward, Way};
+use super::forward::{self, Onward};
+use super::line::{FLIGHTS, Line, Wait};
 use super::recall::Recall;
 use super::search::Search;
 use super::stage_clock::StageClock;
 use super::{View, answer, inbound, outbound};
+use crate::lending::Way;
 use crate::links::{Held, Injected};
 use crate::packet::{Origin, Packet};
 use crate::port::{PortIndex, PortInfo};
@@ -25,6 +27,9 @@ const PREFETCH_FRAMES: usize = 8;
 /// Lanes of a flight: of a burst's packets so many travel together. What more of them touch, with an SA
 /// each, does not stay in the first cache from one pass to the next.
 const FLIGHT_LANES: usize = 32;
+/// Bursts of each port that a turn takes while something is lent: enough that what is lost at its end,
+/// waiting for the last loan, does not count. With long packets it is a millisecond.
+const ROUNDS: usize = 32;
 /// Cache lines of a frame that classification and the stages behind it look at.
 pub(super) const HEADER_LINES: usize = 2;
 
@@ -34,6 +39,7 @@ pub(super) struct Work {
     pub(super) exits: Exits,
     search: Search,
     recall: Recall,
+    pub(super) line: Line,
     clock: StageClock,
     /// The stages' time goes on from the last one.
     busy: bool,
@@ -44,6 +50,7 @@ impl Work {
         receivers: Vec<(PortIndex, RxQueue)>,
         exits: Exits,
         recall: Recall,
+        line: Line,
         clock: StageClock,
     ) -> Self {
         Self {
@@ -51,21 +58,38 @@ impl Work {
             exits,
             search: Search::default(),
             recall,
+            line,
             clock,
             busy: false,
         }
     }
 
     /// The packet's way, one line a pass over the burst. What a pass needs of memory, the one before
-    /// has asked for.
-    pub(super) fn process<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>) {
+    /// has asked for. If crypto is done elsewhere, the flight waits for it, and its way goes on in
+    /// [`resume`](Self::resume).
+    fn process<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>) -> Option<Wait> {
         self.classify(view, flight);
         let known = self.recall_tunnels(view, flight);
+        if flight.esp.is_empty() {
+            return self.forward(view, flight, Set::default(), known);
+        }
+        let esp = self.look_up_sas(view, flight, flight.esp);
+        match self.check_replay_and_open(view, flight, esp) {
+            Ok(opened) => self.forward(view, flight, opened, known),
+            Err(wait) => Some(wait.with(known)),
+        }
+    }
 
+    /// The second half: what crypto has opened, and what needs none before it is routed.
+    fn forward<'t>(
+        &mut self,
+        view: &View<'t>,
+        flight: &mut Flight<'t>,
+        opened: Set,
+        known: Set,
+    ) -> Option<Wait> {
         let mut inner = Set::default();
-        if !flight.esp.is_empty() {
-            let esp = self.look_up_sas(view, flight, flight.esp);
-            let opened = self.check_replay_and_open(view, flight, esp);
+        if !opened.is_empty() {
             inner = self.decapsulate(view, flight, opened);
             inner = self.deliver(view, flight, inner);
             inner = self.check_selectors(view, flight, inner);
@@ -77,8 +101,29 @@ impl Work {
             outbound |= self.route(view, flight, clear);
         }
         if !outbound.is_empty() {
-            let sealed = self.encapsulate_and_seal(view, flight, outbound);
-            self.depart(view, flight, sealed);
+            match self.encapsulate_and_seal(view, flight, outbound) {
+                Ok(sealed) => self.depart(view, flight, sealed),
+                Err(wait) => return Some(wait),
+            }
+        }
+        None
+    }
+
+    /// A flight's way from its crypto on.
+    fn resume<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, wait: Wait) -> Option<Wait> {
+        flight.stage(wait.lost, &mut self.exits, |_, _| {
+            Err(DropReason::SaDeleted.into())
+        });
+        match wait.way {
+            Way::Open => {
+                let opened = self.opened(view, flight, wait.verdicts);
+                self.forward(view, flight, opened, wait.known)
+            }
+            Way::Seal => {
+                let sealed = self.sealed(flight, wait.verdicts);
+                self.depart(view, flight, sealed);
+                None
+            }
         }
     }
 }
@@ -87,6 +132,57 @@ impl Work {
     /// A burst of each port, and what other threads have for us, each from end to end. Gives the
     /// number of packets.
     pub(super) fn turn(&mut self, view: &View<'_>) -> usize {
+        if self.line.lends() {
+            return self.long_turn(view);
+        }
+        self.round(view, &mut [Flight::default()])
+    }
+
+    /// A turn of which some may be lent. A function of its own: the flights of it are 150 KB of stack, of
+    /// which each page is touched when it begins.
+    #[inline(never)]
+    fn long_turn(&mut self, view: &View<'_>) -> usize {
+        let mut flights: [Flight<'_>; FLIGHTS] = std::array::from_fn(|_| Flight::default());
+        let mut packets = self.round(view, &mut flights);
+        // Nothing stays lent behind the turn's end, when what it has found may change. While something
+        // is, there is time for more.
+        for _ in 1..ROUNDS {
+            if self.line.is_empty() {
+                break;
+            }
+            let more = self.round(view, &mut flights);
+            self.exits.end_turn();
+            if more == 0 {
+                self.press_on(view, &mut flights);
+                self.exits.flush_all();
+            }
+            packets += more;
+        }
+        self.end_line(view, &mut flights);
+        packets
+    }
+
+    /// What a port has received, in one turn, and what happens behind each burst.
+    #[cfg(test)]
+    pub(super) fn take(
+        &mut self,
+        view: &View<'_>,
+        port: PortIndex,
+        bursts: impl Iterator<Item = Batch>,
+        mut behind: impl FnMut(),
+    ) {
+        let mut flights: [Flight<'_>; FLIGHTS] = std::array::from_fn(|_| Flight::default());
+        for batch in bursts {
+            self.accept(view, &mut flights, port, batch);
+            behind();
+            self.go_on(view, &mut flights);
+            self.transmit();
+        }
+        self.end_line(view, &mut flights);
+    }
+
+    /// One burst of everything.
+    fn round<'t>(&mut self, view: &View<'t>, flights: &mut [Flight<'t>]) -> usize {
         let mut packets = 0;
         for at in 0..self.receivers.len() {
             self.start_clock();
@@ -96,11 +192,83 @@ impl Work {
             let (port, mut batch) = (*port, Batch::new());
             if queue.rx_burst(&mut batch) > 0 {
                 packets += batch.len();
-                self.accept(view, port, batch);
+                self.accept(view, flights, port, batch);
             }
         }
-        packets += self.take_injected(view);
-        packets + self.take_handed_over(view)
+        packets += self.take_injected(view, flights);
+        packets + self.take_handed_over(view, flights)
+    }
+
+    /// A flight that has boarded sets out.
+    #[inline(always)]
+    pub(super) fn set_out<'t>(&mut self, view: &View<'t>, flights: &mut [Flight<'t>], slot: usize) {
+        if !self.line.is_empty() {
+            self.go_on(view, flights);
+        }
+        let Some(flight) = flights.get_mut(slot) else {
+            return;
+        };
+        match self.process(view, flight) {
+            None => flight.clear(),
+            Some(wait) => self.put_into_line(view, flights, slot, wait),
+        }
+    }
+
+    fn put_into_line<'t>(
+        &mut self,
+        view: &View<'t>,
+        flights: &mut [Flight<'t>],
+        slot: usize,
+        wait: Wait,
+    ) {
+        let lent = self.line.push(slot, wait, view, flights);
+        self.exits.counts.add(Counter::Lent, lent);
+        while self.line.is_full() {
+            self.press_on(view, flights);
+        }
+    }
+
+    /// Flights go on whose crypto, and that of all in front of them, is done. False if there are none.
+    #[inline(never)]
+    fn go_on<'t>(&mut self, view: &View<'t>, flights: &mut [Flight<'t>]) -> bool {
+        self.line.collect(flights);
+        let mut gone = false;
+        while let Some((slot, wait)) = self.line.next() {
+            let Some(flight) = flights.get_mut(slot) else {
+                continue;
+            };
+            gone = true;
+            match self.resume(view, flight, wait) {
+                None => {
+                    flight.clear();
+                    self.line.release(slot);
+                }
+                Some(again) => self.put_into_line(view, flights, slot, again),
+            }
+        }
+        gone
+    }
+
+    /// With nothing else to do: what nobody has begun with is done here, what somebody has is waited for.
+    fn press_on<'t>(&mut self, view: &View<'t>, flights: &mut [Flight<'t>]) {
+        if self.go_on(view, flights) {
+            return;
+        }
+        match self.line.take_back(view, flights) {
+            0 => self.line.wait(),
+            packets => self.exits.counts.add(Counter::TakenBack, packets),
+        }
+    }
+
+    /// All that waits goes on.
+    pub(super) fn end_line<'t>(&mut self, view: &View<'t>, flights: &mut [Flight<'t>]) {
+        if self.line.is_empty() {
+            return;
+        }
+        while !self.line.is_empty() {
+            self.press_on(view, flights);
+        }
+        self.transmit();
     }
 
     /// What lies between two turns with packets is the turn's own.
@@ -114,7 +282,13 @@ impl Work {
     }
 
     /// Takes in what a port received.
-    pub(super) fn accept(&mut self, view: &View<'_>, port: PortIndex, mut batch: Batch) {
+    pub(super) fn accept<'t>(
+        &mut self,
+        view: &View<'t>,
+        flights: &mut [Flight<'t>],
+        port: PortIndex,
+        mut batch: Batch,
+    ) {
         let vrf = view.port(port).map(|info| info.vrf).unwrap_or_default();
         let count = batch.len() as u64;
         let mut bytes = 0;
@@ -133,23 +307,30 @@ impl Work {
         counts.add(Counter::RxBatches, 1);
         counts.add_port(port.index(), PortCounter::RxPackets, count);
         counts.add_port(port.index(), PortCounter::RxBytes, bytes);
+        self.line.press(batch.len());
         let mut frames = batch.drain();
         while frames.len() > 0 {
-            let mut flight = Flight::default();
+            let slot = self.line.slot();
+            let Some(flight) = flights.get_mut(slot) else {
+                break;
+            };
             for frame in frames.by_ref().take(FLIGHT_LANES) {
                 if flight.board(frame, port, vrf, Origin::Wire).is_none() {
                     self.exits.counts.drop_one(DropReason::Internal);
                 }
             }
             self.lap(Counter::StageRx);
-            self.process(view, &mut flight);
+            self.set_out(view, flights, slot);
         }
         drop(frames);
         self.transmit();
     }
 
-    fn take_injected(&mut self, view: &View<'_>) -> usize {
-        let mut flight = Flight::default();
+    fn take_injected<'t>(&mut self, view: &View<'t>, flights: &mut [Flight<'t>]) -> usize {
+        let slot = self.line.slot();
+        let Some(flight) = flights.get_mut(slot) else {
+            return 0;
+        };
         let mut taken = 0;
         for _ in 0..CHANNEL_BURST {
             let Ok(injected) = self.exits.links.injected.try_recv() else {
@@ -167,7 +348,7 @@ impl Work {
             }
         }
         if taken > 0 {
-            self.process(view, &mut flight);
+            self.set_out(view, flights, slot);
             self.transmit();
         }
         taken
@@ -286,14 +467,45 @@ impl Work {
         view: &View<'t>,
         flight: &mut Flight<'t>,
         set: Set,
-    ) -> Set {
-        let Self { exits, clock, .. } = self;
-        let Verdicts { asked, good } =
-            crypto::open(flight, set, exits, clock, inbound::ReplayCheck);
+    ) -> Result<Set, Wait> {
+        let opened = self.crypt(flight, set, Way::Open, inbound::ReplayCheck);
+        opened.map(|verdicts| self.opened(view, flight, verdicts))
+    }
+
+    /// What was opened, without what was forged.
+    #[inline(always)]
+    fn opened<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, verdicts: Verdicts) -> Set {
+        let Verdicts { asked, good } = verdicts;
         flight.stage(asked.without(good), &mut self.exits, |lane, _| {
             Err(inbound::forged(view, lane))
         });
         self.done(Counter::StageCrypto, good)
+    }
+
+    /// Crypto of a set: here and now, or elsewhere, or behind what is elsewhere.
+    #[inline(always)]
+    fn crypt<'t>(
+        &mut self,
+        flight: &mut Flight<'t>,
+        set: Set,
+        way: Way,
+        preparation: impl Preparation<'t>,
+    ) -> Result<Verdicts, Wait> {
+        if let Some(loan) = self.line.loan(flight, set) {
+            let wait = crypto::lend(flight, set, &mut self.exits, preparation, way, loan);
+            self.lap(Counter::StageCrypto);
+            return Err(wait);
+        }
+        let Self { exits, clock, .. } = self;
+        let verdicts = match way {
+            Way::Seal => crypto::seal(flight, set, exits, clock, preparation),
+            Way::Open => crypto::open(flight, set, exits, clock, preparation),
+        };
+        if self.line.is_empty() {
+            return Ok(verdicts);
+        }
+        self.lap(Counter::StageCrypto);
+        Err(Wait::behind(way, verdicts))
     }
 
     /// Moves replay windows, strips outer headers.
@@ -348,7 +560,7 @@ impl Work {
             recall,
             ..
         } = self;
-        let mut ways: ArrayVec<Way, BATCH_SIZE> = ArrayVec::new();
+        let mut ways: ArrayVec<forward::Way, BATCH_SIZE> = ArrayVec::new();
         let set = flight.stage(set, exits, |lane, _| {
             ways.push(forward::look_for_way(view, lane, search)?);
             Ok(())
@@ -386,10 +598,15 @@ impl Work {
         view: &View<'t>,
         flight: &mut Flight<'t>,
         set: Set,
-    ) -> Set {
+    ) -> Result<Set, Wait> {
         let preparation = outbound::Encapsulation::new(view);
-        let Self { exits, clock, .. } = self;
-        let Verdicts { asked, good } = crypto::seal(flight, set, exits, clock, preparation);
+        let sealed = self.crypt(flight, set, Way::Seal, preparation);
+        sealed.map(|verdicts| self.sealed(flight, verdicts))
+    }
+
+    #[inline(always)]
+    fn sealed(&mut self, flight: &mut Flight<'_>, verdicts: Verdicts) -> Set {
+        let Verdicts { asked, good } = verdicts;
         flight.stage(asked.without(good), &mut self.exits, |_, _| {
             Err(DropReason::CryptoFailed.into())
         });

@@ -19,7 +19,7 @@ const MEMORY_DEFAULT_MIB: u32 = 128;
 const LATENCY_DEFAULT_US: u32 = 50;
 
 /// Keys of later versions.
-const UNBUILT: [&str; 4] = ["crypto_workers", "cryptodev", "flow_offload", "metrics"];
+const UNBUILT: [&str; 3] = ["cryptodev", "flow_offload", "metrics"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
@@ -133,6 +133,8 @@ pub struct DataplaneConfig {
     pub state_dir: PathBuf,
     pub log: LogLevel,
     pub workers: Workers,
+    /// Threads that workers lend crypto to.
+    pub crypto_workers: Workers,
     pub huge: HugePages,
     pub memory_mib: u32,
     /// Shared objects with drivers that DPDK does not have itself.
@@ -165,7 +167,9 @@ impl DataplaneConfig {
             return None;
         };
         let table = &mut table;
-        let workers = read_workers(table);
+        let workers = read_workers(table, "workers", 1);
+        let crypto_workers = read_workers(table, "crypto_workers", 0);
+        refuse_shared_cores(table, &workers, &crypto_workers);
         let ports = ports::read(table, workers.count());
         let allow_static_keys = table.take_or("allow_static_keys", false, boolean);
         let static_sas = statics::read_sas(table, &ports, allow_static_keys);
@@ -177,6 +181,7 @@ impl DataplaneConfig {
             run_dir,
             log: table.take_or("log", LogLevel::Info, log_level),
             workers,
+            crypto_workers,
             huge: table.take_or("huge", HugePages::Auto, huge_pages),
             memory_mib: table.take_or("memory_mib", MEMORY_DEFAULT_MIB, number(16..=1 << 20)),
             plugins: table.take_list("plugins", absolute).unwrap_or_default(),
@@ -234,26 +239,39 @@ fn state_dir(table: &mut Table<'_>, run_dir: &Path) -> PathBuf {
     path
 }
 
-/// `workers = 2`, or `workers = [2, 3]` for those cores.
-fn read_workers(table: &mut Table<'_>) -> Workers {
-    if !table.is_array("workers") {
-        return Workers::Count(table.take_or("workers", 1, number(1..=WORKERS_MAX)));
+/// `workers = 2`, or `workers = [2, 3]` for those cores; `crypto_workers` likewise.
+fn read_workers(table: &mut Table<'_>, key: &'static str, least: usize) -> Workers {
+    if !table.is_array(key) {
+        return Workers::Count(table.take_or(key, least, number(least..=WORKERS_MAX)));
     }
     let cores = table
-        .take_list("workers", number(0..=CORE_MAX))
+        .take_list(key, number(0..=CORE_MAX))
         .unwrap_or_default();
     let mut sorted = cores.clone();
     sorted.sort_unstable();
     sorted.dedup();
     if sorted.len() != cores.len() {
-        let text = "\"dataplane.workers\" names a core twice: one worker a core";
-        table.error_at("workers", text.to_owned());
+        let text = format!("\"dataplane.{key}\" names a core twice: one worker a core");
+        table.error_at(key, text);
     }
     if cores.is_empty() || cores.len() > WORKERS_MAX {
-        let text = format!("\"dataplane.workers\" must name 1 to {WORKERS_MAX} cores");
-        table.error_at("workers", text);
+        let text = format!("\"dataplane.{key}\" must name 1 to {WORKERS_MAX} cores");
+        table.error_at(key, text);
     }
     Workers::Cores(cores)
+}
+
+/// A worker and a crypto worker on one core would wait for each other.
+fn refuse_shared_cores(table: &mut Table<'_>, workers: &Workers, crypto_workers: &Workers) {
+    let (Workers::Cores(workers), Workers::Cores(crypto)) = (workers, crypto_workers) else {
+        return;
+    };
+    if let Some(core) = crypto.iter().find(|core| workers.contains(core)) {
+        let text = format!(
+            "\"dataplane.crypto_workers\" names core {core}, which \"dataplane.workers\" names too"
+        );
+        table.error_at("crypto_workers", text);
+    }
 }
 
 fn huge_pages(word: &str) -> Conversion<HugePages> {

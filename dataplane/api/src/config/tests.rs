@@ -58,6 +58,7 @@ fn the_smallest_file_has_all_defaults() {
     assert_eq!(config.state_dir, Path::new("/var/lib/culvert"));
     assert!(!config.awaits_ike);
     assert_eq!(config.workers, Workers::Count(1));
+    assert_eq!(config.crypto_workers, Workers::Count(0));
     assert_eq!(config.huge, HugePages::Auto);
     assert_eq!(config.idle, Idle::Adaptive { max_latency_us: 50 });
     assert_eq!(config.max_sas, 16_384);
@@ -80,6 +81,7 @@ fn every_key_of_the_section_is_taken() {
 run_dir = "/run/culvert-a"
 log = "debug"
 workers = [1, 0]
+crypto_workers = [3]
 huge = false
 memory_mib = 64
 plugins = ["/opt/librte_net_x.so"]
@@ -111,6 +113,7 @@ remote_ts = "0.0.0.0/0"
 "#;
     let (config, _) = parse(&format!("{text}{SA}")).unwrap();
     assert_eq!(config.workers, Workers::Cores(vec![1, 0]));
+    assert_eq!(config.crypto_workers, Workers::Cores(vec![3]));
     assert_eq!(config.crypto_tier, Some(CryptoTier::AesNi));
     assert_eq!((config.huge, config.idle), (HugePages::Never, Idle::Busy));
     assert_eq!(
@@ -144,7 +147,7 @@ remote_ts = "0.0.0.0/0"
 }
 
 /// Text inside `[dataplane]`, text at the end, and a message that must be there.
-const BAD_KEYS: [(&str, &str, &str); 19] = [
+const BAD_KEYS: [(&str, &str, &str); 21] = [
     (
         "workerz = 2",
         "",
@@ -156,6 +159,16 @@ const BAD_KEYS: [(&str, &str, &str); 19] = [
         r#"t.toml:2:11: error: "dataplane.workers" must be a number from 1 to 64"#,
     ),
     ("workers = [1, 1]", "", "names a core twice"),
+    (
+        "crypto_workers = 65",
+        "",
+        r#""dataplane.crypto_workers" must be a number from 0 to 64"#,
+    ),
+    (
+        "workers = [1, 2]\ncrypto_workers = [2]",
+        "",
+        r#""dataplane.crypto_workers" names core 2, which "dataplane.workers" names too"#,
+    ),
     ("run_dir = \"here\"", "", "must be an absolute path"),
     (
         "log = \"inf\"",

@@ -26,7 +26,7 @@ fn writer() -> (TablesWriter, DataplaneSide) {
     let geometry = Geometry::new(64, 1, 4).unwrap();
     let side = DataplaneSide::create(&StateSizes::new(geometry, 1, 512)).unwrap();
     let state = Arc::new(State::new(side.states().clone()));
-    (TablesWriter::new(geometry, 1, state), side)
+    (TablesWriter::new(geometry, 1, 0, state), side)
 }
 
 /// A writer with path 1, child 1 and its inbound SA.

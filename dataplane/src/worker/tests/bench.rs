@@ -25,6 +25,7 @@ use dpdk::{
 
 use super::packets::frame;
 use crate::handover::Frames;
+use crate::lending::{self, Borrower};
 use crate::links::{self, Class, ControlLinks, Exception, HandedOver, Held, Injected, Notice};
 use crate::packet::Origin;
 use crate::port::{Mac, PortIndex, PortInfo, Side};
@@ -32,12 +33,15 @@ use crate::state::State;
 use crate::tables::fib::{Route, Target};
 use crate::tables::samples;
 use crate::tables::writer::TablesWriter;
+use crate::worker::line::Line;
 use crate::worker::{PortQueues, Worker, WorkerParts};
 
 pub(super) const INSIDE: usize = 0;
 pub(super) const OUTSIDE: usize = 1;
 pub(super) const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
 const MTU_BYTES: u16 = 1500;
+/// Threads besides both workers that find SAs.
+const CRYPTO_WORKERS: u8 = 2;
 
 /// What a frame that went to the control thread was.
 #[derive(Debug, PartialEq)]
@@ -67,18 +71,28 @@ pub(super) struct TunnelShape {
     pub(super) shard: u16,
 }
 
+impl TunnelShape {
+    /// IPv4 without anything special, SAs of the first worker.
+    pub(super) const USUAL: Self = Self {
+        outer_v6: false,
+        udp: false,
+        esn: false,
+        key_bytes: 20,
+        start_sequence: 0,
+        limits: Limits {
+            soft_bytes: 0,
+            hard_bytes: 0,
+            soft_packets: 0,
+            hard_packets: 0,
+        },
+        window_bits: 64,
+        shard: 1,
+    };
+}
+
 impl Default for TunnelShape {
     fn default() -> Self {
-        Self {
-            outer_v6: false,
-            udp: false,
-            esn: false,
-            key_bytes: 20,
-            start_sequence: 0,
-            limits: Limits::default(),
-            window_bits: 64,
-            shard: 1,
-        }
+        Self::USUAL
     }
 }
 
@@ -165,7 +179,7 @@ impl Gateway {
         let geometry = Geometry::new(64, 2, 4).unwrap();
         let side = DataplaneSide::create(&StateSizes::new(geometry, 2, 4096)).unwrap();
         let state = Arc::new(State::new(side.states().clone()));
-        let writer = TablesWriter::new(geometry, 2, Arc::clone(&state));
+        let writer = TablesWriter::new(geometry, 2, CRYPTO_WORKERS, Arc::clone(&state));
         let tables = Arc::clone(writer.tables());
         let (control, worker_links) = links::connect(2).unwrap();
         let Rings { wires, transmit } = Rings::take();
@@ -183,6 +197,7 @@ impl Gateway {
                 ports: infos(site),
                 queues,
                 links: worker_links.next().unwrap(),
+                lender: None,
                 limits: ExceptionLimits::default(),
                 max_latency_us: 50,
                 stage_clock: true,
@@ -363,13 +378,33 @@ impl Gateway {
 
     /// One turn with these frames off the wire of a port.
     pub(super) fn receive(&mut self, on: usize, frames: &[Vec<u8>]) {
-        let mut batch = Batch::new();
-        for frame in frames {
-            batch.push(pool().alloc_copy(frame).unwrap()).unwrap();
-        }
-        let accepted = self
-            .worker
-            .look(|work, view| work.accept(view, port(on), batch));
+        self.receive_bursts(on, &[frames.to_vec()], |_, _, _| {});
+    }
+
+    /// One turn with several bursts. Behind each something is done, with its number, to the tables and
+    /// to what was sent.
+    pub(super) fn receive_bursts(
+        &mut self,
+        on: usize,
+        bursts: &[Vec<Vec<u8>>],
+        mut behind: impl FnMut(usize, &mut TablesWriter, &mut [RxQueue]),
+    ) {
+        let batches = bursts.iter().map(|frames| {
+            let mut batch = Batch::new();
+            for frame in frames {
+                batch.push(pool().alloc_copy(frame).unwrap()).unwrap();
+            }
+            batch
+        });
+        let Self {
+            worker,
+            writer,
+            wires,
+            ..
+        } = self;
+        let mut numbers = 0..;
+        let behind = || behind(numbers.next().unwrap(), writer, wires);
+        let accepted = worker.look(|work, view| work.take(view, port(on), batches, behind));
         accepted.unwrap();
         self.settle();
     }
@@ -421,6 +456,16 @@ impl Gateway {
                 first.set_queue(port, queue);
             }
         }
+    }
+
+    /// Both workers lend from now on. Gives what crypto workers have, and their numbers.
+    pub(super) fn lend(&mut self) -> Vec<(usize, Borrower)> {
+        let (lenders, borrowers) = lending::connect(2, CRYPTO_WORKERS.into());
+        let workers = [&mut self.worker, &mut self.second];
+        for (worker, lender) in workers.into_iter().zip(lenders) {
+            worker.work.line = Line::new(Some(lender));
+        }
+        (2..).zip(borrowers).collect()
     }
 
     /// The first worker receives from this queue in its turns.

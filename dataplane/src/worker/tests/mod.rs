@@ -5,6 +5,7 @@ mod busy;
 mod forward;
 mod handover;
 mod inbound;
+mod lending;
 mod order;
 mod outbound;
 mod packets;
