@@ -145,8 +145,13 @@ write_rates(FILE *f, uint64_t now)
 		if (!S.rx[i] || !S.rx[i]->src.n)
 			continue;
 		time = (double)(now - S.counted_from - (S.rx[i]->seal_tsc - S.from_seal[i])) / hz;
-		in = (double)(S.rx[i]->pkts - S.from_rx[i]) / time;
-		out = S.tx[i] ? (double)(S.tx[i]->pkts - S.from_tx[i]) / time : 0;
+		/* All of the time may have gone into sealing: then there is no rate, and none that JSON can say. */
+		if (time <= 0)
+			in = out = 0;
+		else {
+			in = (double)(S.rx[i]->pkts - S.from_rx[i]) / time;
+			out = S.tx[i] ? (double)(S.tx[i]->pkts - S.from_tx[i]) / time : 0;
+		}
 		fprintf(f, "%s{\"rx_pps\":%.0f,\"tx_pps\":%.0f}", sep, in, out);
 		sep = ",";
 		received += in;
