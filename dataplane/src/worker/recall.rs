@@ -18,7 +18,7 @@ use crate::tables::memo::{Memo, Place};
 
 /// Most answers of one kind that a worker remembers, 32 or 64 bytes each; only as many as there are
 /// take memory.
-const MOST_ANSWERS: u32 = 1 << 20;
+const MOST_ANSWERS: u32 = 1 << 21;
 /// Answers for each SA that there can be.
 const ANSWERS_PER_SA: u32 = 4;
 
