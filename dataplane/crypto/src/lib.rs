@@ -50,8 +50,11 @@ fn run<const OPEN: bool>(ops: &mut [Op<'_>]) {
     for ops in ops.chunk_by_mut(|a, b| a.key.tier() == b.key.tier()) {
         let Some(first) = ops.first() else { return };
         match first.key.tier() {
-            // SAFETY (of all three): a key is of a SIMD tier only if the CPU can run it, and so are
+            // SAFETY (of all four): a key is of a SIMD tier only if the CPU can run it, and so are
             // those of the whole run.
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Tier::Avx512Karatsuba => unsafe { simd::avx512_karatsuba::run::<OPEN>(ops) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Tier::Avx512 => unsafe { simd::avx512::run::<OPEN>(ops) },

@@ -108,6 +108,7 @@ pub(super) fn start(
 /// The crypto crate's name of what the configuration asks for.
 fn crypto_tier(tier: CryptoTier) -> crypto::Tier {
     match tier {
+        CryptoTier::Avx512Karatsuba => crypto::Tier::Avx512Karatsuba,
         CryptoTier::Avx512 => crypto::Tier::Avx512,
         CryptoTier::Avx2 => crypto::Tier::Avx2,
         CryptoTier::AesNi => crypto::Tier::AesNi,

@@ -41,13 +41,15 @@ const LOG_LEVELS: [(&str, LogLevel); 5] = [
 /// Which implementation of AES-GCM does the work. The dataplane knows which of them the CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CryptoTier {
+    Avx512Karatsuba,
     Avx512,
     Avx2,
     AesNi,
     Portable,
 }
 
-const CRYPTO_TIERS: [(&str, CryptoTier); 4] = [
+const CRYPTO_TIERS: [(&str, CryptoTier); 5] = [
+    ("avx512-karatsuba", CryptoTier::Avx512Karatsuba),
     ("avx512", CryptoTier::Avx512),
     ("avx2", CryptoTier::Avx2),
     ("aesni", CryptoTier::AesNi),

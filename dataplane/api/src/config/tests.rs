@@ -179,7 +179,7 @@ const BAD_KEYS: [(&str, &str, &str); 21] = [
     (
         "crypto_tier = \"avx\"",
         "",
-        "one of avx512, avx2, aesni, portable",
+        "one of avx512-karatsuba, avx512, avx2, aesni, portable",
     ),
     (
         "idle = \"busy\"\nmax_latency_us = 5",

@@ -12,30 +12,63 @@ use super::packet::{Packet, ROUNDS_MIN, VECTORS_MAX, Vectors, first_counters, ro
 use crate::key::POWERS;
 use crate::op::Op;
 
-/// Seals or opens one packet, `W` vectors a chunk.
+/// Seals or opens packets of any length, `W` vectors a chunk.
 ///
 /// # Safety
-/// The CPU must have the tier's instructions, the operation be valid and its key one of a SIMD tier.
+/// The CPU must have the tier's instructions. Every operation must be valid, there only once, and have
+/// a key of a SIMD tier.
 #[inline(always)]
-pub(super) unsafe fn long<V: Lanes, const W: usize, const OPEN: bool>(op: *mut Op<'_>) {
+pub(super) unsafe fn long<V: Lanes, const W: usize, const OPEN: bool>(ops: &[*mut Op<'_>]) {
     const { assert!(W <= ROUNDS_MIN && W.is_multiple_of(2) && W * V::BLOCKS < POWERS) };
-    let chunk = W * V::BLOCKS;
-    // SAFETY: the caller vouches for the operation and the CPU.
-    let packet = unsafe { Packet::new(op) };
-    // SAFETY: as above.
-    let mut work = unsafe { Work::<V, W, OPEN>::new(packet) };
-    if work.left() <= chunk {
+    let mut all_ok = true;
+    let mut before: Option<Work<'_, V, W, OPEN>> = None;
+    for op in ops {
+        // SAFETY: the caller vouches for the operation and the CPU.
+        let packet = unsafe { Packet::new(*op) };
+        // SAFETY: as above.
+        let mut work = unsafe { Work::<V, W, OPEN>::new(packet) };
+        if work.left() <= Work::<V, W, OPEN>::CHUNK {
+            // SAFETY: no more than `W` vectors are left.
+            unsafe { work.end::<true>() };
+            all_ok &= work.finish();
+            continue;
+        }
+        // SAFETY: more than a chunk is left; the packet before has no more than its end to be hashed.
+        unsafe { work.first_chunk(before.take()) };
+        while work.left() > Work::<V, W, OPEN>::CHUNK {
+            // SAFETY: more than a chunk is left.
+            unsafe { work.chunk::<false, 0>(None) };
+        }
         // SAFETY: no more than `W` vectors are left.
-        return unsafe { work.end::<true>() };
+        unsafe { work.end::<false>() };
+        if OPEN {
+            all_ok &= work.finish();
+        } else {
+            before = Some(work);
+        }
     }
-    // SAFETY: more than a chunk is left.
-    unsafe { work.chunk::<true>() };
-    while work.left() > chunk {
-        // SAFETY: more than a chunk is left.
-        unsafe { work.chunk::<false>() };
+    if let Some(mut last) = before {
+        // SAFETY: all but its end is hashed.
+        unsafe { last.hash_all_of_end() };
+        last.finish();
     }
-    // SAFETY: no more than `W` vectors are left.
-    unsafe { work.end::<false>() };
+    if !all_ok {
+        // SAFETY: the caller vouches for the operations.
+        unsafe { wipe(ops) };
+    }
+}
+
+/// `$body` with `$T` the number of vectors that are left of `$work`.
+macro_rules! by_vectors {
+    ($work:expr, $T:ident => $body:block) => {
+        by_vectors!(@ $work, $T, $body, 1 2 3 4 5 6 7 8)
+    };
+    (@ $work:expr, $T:ident, $body:block, $($count:literal)*) => {
+        match $work.left().div_ceil(V::BLOCKS) {
+            $( $count if $count <= W => { const $T: usize = $count; $body } )*
+            _ => {}
+        }
+    };
 }
 
 /// How far one packet is.
@@ -63,6 +96,8 @@ struct Work<'a, V, const W: usize, const OPEN: bool> {
     first: V,
     /// The tag's mask.
     mask: Xmm,
+    /// Opening: the ICV that came with the packet.
+    received: Xmm,
 }
 
 impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
@@ -90,6 +125,7 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
             carry: zero,
             first: zero,
             mask: zero.lane(0),
+            received: zero.lane(0),
         };
         each!(r < ROUNDS_MIN + 1, {
             if Self::held(r) {
@@ -200,7 +236,10 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
             self.first
         } else {
             // SAFETY: the caller vouches for the chunk.
-            let text: V = unsafe { self.packet.load(block + v * V::BLOCKS, V::BLOCKS) };
+            let text: V = unsafe {
+                self.packet
+                    .load(FIRST && v == 0, block + v * V::BLOCKS, V::BLOCKS)
+            };
             let x = text.swap_bytes();
             match (v, FIRST) {
                 // SAFETY: the caller vouches for the CPU.
@@ -229,13 +268,30 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
         }
     }
 
-    /// Encrypts or decrypts one chunk, all of whose blocks are whole. Opening hashes it, sealing
-    /// hashes the one before.
+    /// [`Self::chunk`] for the first one, with what is left of the packet before.
     ///
     /// # Safety
-    /// As for [`long`]; more than a chunk must be left.
+    /// As for that.
     #[inline(always)]
-    unsafe fn chunk<const FIRST: bool>(&mut self) {
+    unsafe fn first_chunk(&mut self, before: Option<Self>) {
+        let Some(mut before) = before else {
+            // SAFETY: the caller vouches for it.
+            return unsafe { self.chunk::<true, 0>(None) };
+        };
+        by_vectors!(before, T => {
+            // SAFETY: the caller vouches for it, and `before` has that many vectors left.
+            unsafe { self.chunk::<true, T>(Some(&mut before)) };
+        });
+        before.finish();
+    }
+
+    /// Encrypts or decrypts one chunk, all of whose blocks are whole. Opening hashes it, sealing hashes
+    /// the one before, or the last `T` vectors of the packet before.
+    ///
+    /// # Safety
+    /// As for [`long`]; more than a chunk must be left, and of `before` that many vectors to be hashed.
+    #[inline(always)]
+    unsafe fn chunk<const FIRST: bool, const T: usize>(&mut self, mut before: Option<&mut Self>) {
         // SAFETY: the caller vouches for the CPU.
         let mut state = unsafe { self.counters::<W, FIRST>() };
         // SAFETY: as above.
@@ -259,17 +315,24 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
                 self.product.add_pair(a, b);
                 self.product.pin();
             }
+            if let Some(before) = &mut before
+                && r < T
+            {
+                // SAFETY: the caller vouches for `before`.
+                unsafe { before.hash_end_again::<T>((r + 1) % T) };
+                before.product.pin();
+            }
         });
         // SAFETY: the last round; the caller vouches for the CPU.
         let last: V = unsafe { self.round_key(ROUNDS_MIN) };
         each!(v < W, {
             let block = self.block + v * V::BLOCKS;
             // SAFETY: the chunk lies within the packet.
-            let data = unsafe { self.packet.load(block, V::BLOCKS) };
+            let data = unsafe { self.packet.load(FIRST && v == 0, block, V::BLOCKS) };
             let text = state[v].aes_last(last.xor(data));
             state[v] = text;
             // SAFETY: as above.
-            unsafe { self.packet.store(block, V::BLOCKS, text) };
+            unsafe { self.packet.store(FIRST && v == 0, block, V::BLOCKS, text) };
         });
         if hashes {
             self.chunk_hashed(self.total - hashed - Self::CHUNK);
@@ -289,31 +352,17 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
         self.block += Self::CHUNK;
     }
 
-    /// The rest of the packet and its tag. `FIRST` if nothing came before.
+    /// Encrypts or decrypts the rest of the packet. `FIRST` if nothing came before. All is hashed then,
+    /// but sealing the rest is not unless it came first.
     ///
     /// # Safety
     /// As for [`long`]; at least a block and no more than `W` vectors must be left.
     #[inline(always)]
     unsafe fn end<const FIRST: bool>(&mut self) {
-        macro_rules! of {
-            ($count:literal) => {
-                if $count <= W {
-                    // SAFETY: that many vectors are left.
-                    return unsafe { self.end_of::<$count, FIRST>() };
-                }
-            };
-        }
-        match self.left().div_ceil(V::BLOCKS) {
-            1 => of!(1),
-            2 => of!(2),
-            3 => of!(3),
-            4 => of!(4),
-            5 => of!(5),
-            6 => of!(6),
-            7 => of!(7),
-            8 => of!(8),
-            _ => of!(9),
-        }
+        by_vectors!(self, T => {
+            // SAFETY: that many vectors are left.
+            unsafe { self.end_of::<T, FIRST>() };
+        });
     }
 
     /// [`Self::end`] with `T` vectors left, the last of which may be partly filled.
@@ -329,7 +378,10 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
         let mut data = state;
         each!(v < T, {
             // SAFETY: these lanes are blocks up to the last one.
-            data[v] = unsafe { self.packet.load(self.block + v * V::BLOCKS, lanes(v)) };
+            data[v] = unsafe {
+                self.packet
+                    .load(FIRST && v == 0, self.block + v * V::BLOCKS, lanes(v))
+            };
         });
         // SAFETY: the caller vouches for the CPU; nothing is written yet.
         let received = unsafe { self.packet.received::<V>() };
@@ -365,31 +417,81 @@ impl<'a, V: Lanes, const W: usize, const OPEN: bool> Work<'a, V, W, OPEN> {
             state[v] = state[v].aes_last(last.xor(data[v]));
             // SAFETY: these lanes are blocks up to the last one.
             unsafe {
-                self.packet
-                    .store(self.block + v * V::BLOCKS, lanes(v), state[v])
+                self.packet.store(
+                    FIRST && v == 0,
+                    self.block + v * V::BLOCKS,
+                    lanes(v),
+                    state[v],
+                )
             };
         });
         if FIRST {
             self.mask = state[0].lane(0);
         }
-        if !OPEN {
+        self.received = received;
+        if !OPEN && FIRST {
             each!(i < T, {
                 let v = (i + 1) % T;
                 // SAFETY: as for this function.
                 unsafe { self.hash_end::<T, FIRST>(v, state[v]) };
             });
         }
-        if last_lanes == V::BLOCKS {
-            // SAFETY: the caller vouches for the CPU.
+    }
+
+    /// Adds the last vectors of a sealed packet to the hash.
+    ///
+    /// # Safety
+    /// As for [`long`]; all before them must be hashed.
+    #[inline(always)]
+    unsafe fn hash_all_of_end(&mut self) {
+        by_vectors!(self, T => {
+            // SAFETY: that many vectors are left.
+            unsafe { self.hash_all_of::<T>() };
+        });
+    }
+
+    /// [`Self::hash_all_of_end`] with `T` vectors left.
+    ///
+    /// # Safety
+    /// As for that.
+    #[inline(always)]
+    unsafe fn hash_all_of<const T: usize>(&mut self) {
+        each!(i < T, {
+            // SAFETY: that many vectors are left.
+            unsafe { self.hash_end_again::<T>((i + 1) % T) };
+        });
+    }
+
+    /// [`Self::hash_end`] of what is in memory.
+    ///
+    /// # Safety
+    /// As for that; it must be sealed.
+    #[inline(always)]
+    unsafe fn hash_end_again<const T: usize>(&mut self, v: usize) {
+        let block = self.block + v * V::BLOCKS;
+        let lanes = if v + 1 == T {
+            self.total - block
+        } else {
+            V::BLOCKS
+        };
+        // SAFETY: these lanes are blocks up to the last one.
+        let text = unsafe { self.packet.load(false, block, lanes) };
+        // SAFETY: the caller vouches for it.
+        unsafe { self.hash_end::<T, false>(v, text) };
+    }
+
+    /// Writes or compares the tag once all is hashed. Whoever opens has to [`wipe`] if the answer is
+    /// false.
+    #[inline(always)]
+    fn finish(mut self) -> bool {
+        if self.left().is_multiple_of(V::BLOCKS) {
+            // SAFETY: a vector exists, so the CPU has its instructions.
             let lengths = unsafe { self.packet.lengths() };
             // SAFETY: as above.
             unsafe { self.packet.add_alone(&mut self.product, lengths) };
         }
         let tag = self.product.reduced().swap_bytes().xor(self.mask);
-        if !self.packet.finish::<OPEN>(tag, received) {
-            // SAFETY: the operation is the caller's.
-            unsafe { wipe(&[self.packet.op]) };
-        }
+        self.packet.finish::<OPEN>(tag, self.received)
     }
 
     /// Adds vector `v` of the last `T` to the hash.

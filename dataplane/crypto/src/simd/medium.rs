@@ -113,11 +113,11 @@ unsafe fn step<'a, V: Lanes, const T: usize, const OPEN: bool>(
     each!(v < T, {
         let lanes = if v + 1 == T { last_lanes } else { V::BLOCKS };
         // SAFETY: these lanes are blocks up to the last one.
-        let data = unsafe { packet.load(v * V::BLOCKS, lanes) };
+        let data = unsafe { packet.load(v == 0, v * V::BLOCKS, lanes) };
         state[v] = state[v].aes_last(last.xor(data));
         text[v] = if OPEN { data } else { state[v] };
         // SAFETY: as above.
-        unsafe { packet.store(v * V::BLOCKS, lanes, state[v]) };
+        unsafe { packet.store(v == 0, v * V::BLOCKS, lanes, state[v]) };
     });
     let ok = before.is_none_or(|before| {
         let tag = hash.xor(before.mask);

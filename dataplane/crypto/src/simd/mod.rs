@@ -33,7 +33,7 @@ mod ymm;
 mod zmm;
 
 pub(crate) use setup::expand;
-pub(crate) use tiers::{aesni, avx2, avx512};
+pub(crate) use tiers::{aesni, avx2, avx512, avx512_karatsuba};
 
 /// `$body` for each `$i` below `$n`, which is at most 10. Written out, not looped: every vector gets
 /// its own register before the optimiser has to guess.

@@ -85,17 +85,17 @@ impl<'a> Packet<'a> {
         self.data.wrapping_add(16 * block).wrapping_sub(16)
     }
 
-    /// Reads payload blocks of the vector that begins with `block`: lanes up to `lanes`, but not
-    /// block 0.
+    /// Reads payload blocks of the vector that begins with `block`: lanes up to `lanes`, but if it is
+    /// the `first` vector not block 0, which has no data. A compiler that knows both reads without a mask.
     ///
     /// # Safety
     /// The CPU must have the tier's instructions, and `block + lanes - 1` be at most `blocks`: the
     /// last one may reach into the 16 bytes behind the payload, which are the operation's too.
     #[inline(always)]
-    pub(super) unsafe fn load<V: Lanes>(&self, block: usize, lanes: usize) -> V {
-        let from = usize::from(block == 0);
+    pub(super) unsafe fn load<V: Lanes>(&self, first: bool, block: usize, lanes: usize) -> V {
+        debug_assert_eq!(first, block == 0);
         // SAFETY: whole blocks of the payload, and so within `data`.
-        unsafe { V::load_lanes(self.address(block), from, lanes) }
+        unsafe { V::load_lanes(self.address(block), usize::from(first), lanes) }
     }
 
     /// Writes payload blocks, which may take bytes of the 16 behind the payload.
@@ -103,10 +103,16 @@ impl<'a> Packet<'a> {
     /// # Safety
     /// As for [`Packet::load`].
     #[inline(always)]
-    pub(super) unsafe fn store<V: Lanes>(&self, block: usize, lanes: usize, vector: V) {
-        let from = usize::from(block == 0);
+    pub(super) unsafe fn store<V: Lanes>(
+        &self,
+        first: bool,
+        block: usize,
+        lanes: usize,
+        vector: V,
+    ) {
+        debug_assert_eq!(first, block == 0);
         // SAFETY: whole blocks of the payload, and so within `data`.
-        unsafe { vector.store_lanes(self.address(block), from, lanes) };
+        unsafe { vector.store_lanes(self.address(block), usize::from(first), lanes) };
     }
 
     /// The ICV that came with the packet. To be read before the payload is written.

@@ -165,12 +165,12 @@ unsafe fn step<
         each!(v < vectors, {
             let lanes = Layout::<V, N>::lanes(v);
             // SAFETY: these lanes are blocks up to `N`.
-            let data = unsafe { packets[m].load(v * V::BLOCKS, lanes) };
+            let data = unsafe { packets[m].load(v == 0, v * V::BLOCKS, lanes) };
             // Block 0 has no data: its lane is the tag's mask.
             state[m][v] = state[m][v].aes_last(key.xor(data));
             text[m][v] = if OPEN { data } else { state[m][v] };
             // SAFETY: these lanes are blocks up to `N`.
-            unsafe { packets[m].store(v * V::BLOCKS, lanes, state[m][v]) };
+            unsafe { packets[m].store(v == 0, v * V::BLOCKS, lanes, state[m][v]) };
         });
     });
     let ok = before.is_none_or(|before| hash.finish::<OPEN>(before));

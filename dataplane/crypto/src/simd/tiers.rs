@@ -71,23 +71,20 @@ fn kind(ops: &[Op<'_>]) -> Batch {
 }
 
 /// Runs `together` for operations of the same few blocks and the same key length, as many as there are
-/// up to [`SORTED_MAX`], and `alone` for all others. The order is not that of `ops`.
+/// up to [`SORTED_MAX`], and `in_turn` for all others. The order is not that of `ops`.
 #[inline(always)]
 fn sort<'a, const VECTOR: usize>(
     ops: &mut [Op<'a>],
     together: impl Fn(usize, &[*mut Op<'a>], bool),
-    alone: impl Fn(*mut Op<'a>),
+    in_turn: impl Fn(&[*mut Op<'a>]),
 ) {
     for ops in ops.chunks_mut(SORTED_MAX) {
         let kind = kind(ops);
         if matches!(kind, Batch::Mixed) {
-            sort_mixed::<VECTOR>(ops, &together, &alone);
+            sort_mixed::<VECTOR>(ops, &together, &in_turn);
             continue;
         }
-        let Some(class) = class::<VECTOR>(&ops[0]) else {
-            ops.iter_mut().for_each(|op| alone(op));
-            continue;
-        };
+        let class = class::<VECTOR>(&ops[0]);
         let mut list: List<'a> = [const { MaybeUninit::uninit() }; SORTED_MAX];
         let count = ops.len();
         for (entry, op) in list.iter_mut().zip(ops) {
@@ -95,7 +92,10 @@ fn sort<'a, const VECTOR: usize>(
         }
         // SAFETY: that many are written.
         let list = unsafe { written(&list[..count]) };
-        together(class, list, matches!(kind, Batch::OneKey));
+        match class {
+            Some(class) => together(class, list, matches!(kind, Batch::OneKey)),
+            None => in_turn(list),
+        }
     }
 }
 
@@ -113,24 +113,26 @@ unsafe fn written<'a, 'b>(list: &'b [MaybeUninit<*mut Op<'a>>]) -> &'b [*mut Op<
 fn sort_mixed<'a, const VECTOR: usize>(
     ops: &mut [Op<'a>],
     together: impl Fn(usize, &[*mut Op<'a>], bool),
-    alone: impl Fn(*mut Op<'a>),
+    in_turn: impl Fn(&[*mut Op<'a>]),
 ) {
     const CLASSES: usize = SHORT_CLASSES + MEDIUM_VECTORS_MAX + 1;
     let mut lists = [const { [MaybeUninit::uninit(); SORTED_MAX] }; CLASSES];
     let mut counts = [0_u8; CLASSES];
     for op in ops {
-        let Some(class) = class::<VECTOR>(op) else {
-            alone(op);
-            continue;
-        };
+        // Those of no class stand in list 0, which no class has.
+        let class = class::<VECTOR>(op).unwrap_or(0);
         lists[class][usize::from(counts[class])].write(core::ptr::from_mut(op));
         counts[class] += 1;
     }
     for (class, (count, list)) in counts.iter().zip(&lists).enumerate() {
         if *count > 0 {
-            let list = &list[..usize::from(*count)];
             // SAFETY: that many are written.
-            together(class, unsafe { written(list) }, false);
+            let list = unsafe { written(&list[..usize::from(*count)]) };
+            if class == 0 {
+                in_turn(list);
+            } else {
+                together(class, list, false);
+            }
         }
     }
 }
@@ -214,13 +216,11 @@ macro_rules! tier {
                         let (groups, others) = ops.as_chunks::<$packets>();
                         // SAFETY: as above.
                         unsafe { groups_of::<OPEN>(blocks, groups, one_key) };
-                        for op in others {
-                            // SAFETY: as above.
-                            unsafe { alone::<OPEN>(*op) };
-                        }
+                        // SAFETY: as above.
+                        unsafe { longs::<OPEN>(others) };
                     },
                     // SAFETY: as above.
-                    |op| unsafe { alone::<OPEN>(op) },
+                    |ops| unsafe { longs::<OPEN>(ops) },
                 );
             }
 
@@ -253,9 +253,9 @@ macro_rules! tier {
             /// As for [`long`].
             #[target_feature(enable = $features)]
             #[inline(never)]
-            unsafe fn alone<const OPEN: bool>(op: *mut Op<'_>) {
+            unsafe fn longs<const OPEN: bool>(ops: &[*mut Op<'_>]) {
                 // SAFETY: the caller vouches for it.
-                unsafe { long::<$lanes, $chunk, OPEN>(op) };
+                unsafe { long::<$lanes, $chunk, OPEN>(ops) };
             }
         }
     };
@@ -273,12 +273,18 @@ tier!(
 );
 // With one key, round keys and powers are loaded once a group: measured at four blocks, 4 to 6 cycles of
 // 55 a packet here, and nothing with narrower vectors.
-tier!(
-    avx512,
-    Zmm,
-    4,
-    8,
-    [3 4 5 6 7 8 9],
-    [(1, true)(2, true)(3, true)(4, true)],
-    "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq"
-);
+macro_rules! tier_avx512 {
+    ($name:ident, $karatsuba:literal) => {
+        tier!(
+            $name,
+            Zmm<$karatsuba>,
+            4,
+            8,
+            [3 4 5 6 7 8 9],
+            [(1, true)(2, true)(3, true)(4, true)],
+            "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi2,aes,pclmulqdq,vaes,vpclmulqdq"
+        );
+    };
+}
+tier_avx512!(avx512, false);
+tier_avx512!(avx512_karatsuba, true);

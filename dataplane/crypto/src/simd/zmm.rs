@@ -6,9 +6,9 @@ use core::arch::x86_64::*;
 use super::lanes::{Block, Lanes, REVERSE, Xmm};
 use super::vector_ops;
 
-/// Four blocks.
+/// Four blocks. Which way of multiplying is cheaper hangs on the CPU.
 #[derive(Clone, Copy)]
-pub(super) struct Zmm(__m512i);
+pub(super) struct Zmm<const KARATSUBA: bool>(__m512i);
 
 /// The 64-bit words of lanes `from..to`.
 #[inline(always)]
@@ -16,8 +16,8 @@ fn words(from: usize, to: usize) -> u8 {
     ((1_u16 << (2 * to)) - (1 << (2 * from))) as u8
 }
 
-impl Lanes for Zmm {
-    const KARATSUBA: bool = false;
+impl<const KARATSUBA: bool> Lanes for Zmm<KARATSUBA> {
+    const KARATSUBA: bool = KARATSUBA;
     const BLOCKS: usize = 4;
     const KEYS_HELD: usize = 9;
 
@@ -126,19 +126,19 @@ impl Lanes for Zmm {
     fn sum_each(group: [Self; 4], shared: [Self; 2]) -> Self {
         let [a, b, c, d] = group;
         // Pairs first: lanes 0 and 1 of `ab` are from a, 2 and 3 from b.
-        let ab = shuffle::<0x44>(a, b)
-            .xor(shuffle::<0xee>(a, b))
+        let ab = shuffle::<0x44, KARATSUBA>(a, b)
+            .xor(shuffle::<0xee, KARATSUBA>(a, b))
             .xor(shared[0]);
-        let cd = shuffle::<0x44>(c, d)
-            .xor(shuffle::<0xee>(c, d))
+        let cd = shuffle::<0x44, KARATSUBA>(c, d)
+            .xor(shuffle::<0xee, KARATSUBA>(c, d))
             .xor(shared[1]);
-        shuffle::<0x88>(ab, cd).xor(shuffle::<0xdd>(ab, cd))
+        shuffle::<0x88, KARATSUBA>(ab, cd).xor(shuffle::<0xdd, KARATSUBA>(ab, cd))
     }
 }
 
 /// Two lanes of `a`, then two of `b`.
 #[inline(always)]
-fn shuffle<const LANES: i32>(a: Zmm, b: Zmm) -> Zmm {
+fn shuffle<const LANES: i32, const K: bool>(a: Zmm<K>, b: Zmm<K>) -> Zmm<K> {
     // SAFETY: a vector exists, so the CPU has its instructions.
     Zmm(unsafe { _mm512_shuffle_i64x2::<LANES>(a.0, b.0) })
 }
