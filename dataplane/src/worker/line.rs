@@ -24,9 +24,11 @@ const LEND_BYTES: usize = 8 << 10;
 
 /// Looks for a loan that has been begun with, some tenth of a millisecond: who takes longer has lost its core.
 const PATIENCE: u32 = 10_000;
-/// Full bursts without a loan after that, a tenth of a second and more: a core that others use too takes more
-/// time by waiting than it gives.
-const REST_BURSTS: u32 = 4096;
+/// Full bursts without a loan after that, the first time and at most: a millisecond, and half a second. A core
+/// that others use too takes more time by waiting than it gives, so each time it is twice as many.
+const REST_BURSTS: (u32, u32) = (64, 32_768);
+/// Loans that return in time until it is half as many again: more than a core does that is lost soon.
+const RETURNS: u32 = 1024;
 
 /// What is known of a flight at its crypto.
 #[derive(Default)]
@@ -81,8 +83,11 @@ pub(super) struct Line {
     pressed: bool,
     /// Looks for loans since one returned.
     looks: u32,
-    /// Full bursts that nothing is lent of.
+    /// Full bursts that nothing is lent of, and how many it will be the next time.
     rest: u32,
+    next_rest: u32,
+    /// Loans that have returned since that changed.
+    returns: u32,
     /// Their slots, in order.
     order: VecDeque<usize>,
     /// By slot.
@@ -99,6 +104,8 @@ impl Line {
             pressed: false,
             looks: 0,
             rest: 0,
+            next_rest: REST_BURSTS.0,
+            returns: 0,
             order: VecDeque::with_capacity(FLIGHTS),
             waits: Default::default(),
             free: (1 << slots) - 1,
@@ -121,10 +128,21 @@ impl Line {
     /// Waits for a moment. A crypto worker that is waited for too long gets nothing for a while.
     pub(super) fn wait(&mut self) {
         self.looks = self.looks.saturating_add(1);
-        if self.looks > PATIENCE {
-            self.rest = REST_BURSTS;
+        if self.looks > PATIENCE && self.rest == 0 {
+            self.rest = self.next_rest;
+            self.next_rest = (2 * self.next_rest).min(REST_BURSTS.1);
+            self.returns = 0;
         }
         std::hint::spin_loop();
+    }
+
+    fn returned_in_time(&mut self) {
+        self.looks = 0;
+        self.returns += 1;
+        if self.returns == RETURNS {
+            self.next_rest = (self.next_rest / 2).max(REST_BURSTS.0);
+            self.returns = 0;
+        }
     }
 
     #[inline(always)]
@@ -188,7 +206,7 @@ impl Line {
     #[inline]
     pub(super) fn collect(&mut self, flights: &mut [Flight<'_>]) {
         while let Some(loan) = self.lender.as_mut().and_then(Lender::returned) {
-            self.looks = 0;
+            self.returned_in_time();
             self.join(flights, loan);
         }
     }
