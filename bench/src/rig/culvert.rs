@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, setpriority_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -14,6 +14,7 @@ use super::generator::{Generator, Stats, Times};
 use super::hugepages::HugePages;
 use super::link::{Installed, Link};
 use super::plan::{PEER_MAC, Plan};
+use super::report::Spread;
 use super::resident::Resident;
 use super::traffic;
 use super::verify;
@@ -33,6 +34,10 @@ const MIRRORING: Duration = Duration::from_millis(200);
 const ONE_BY_ONE: u32 = 300;
 /// The worker wins against ordinary programs on its core.
 const NICE: i32 = -10;
+/// Between two looks at the stages' cycles.
+const STAGE_WINDOW: Duration = Duration::from_millis(5);
+/// Behind a sealing that do not count: as the generator, `SETTLE_PKTS` in gen.h.
+const COLD_PACKETS: u64 = 20_000;
 
 /// What a run of culvert is told, besides the cell.
 #[derive(Clone, Debug)]
@@ -219,23 +224,24 @@ impl Bench {
         verify::capture(&self.plan, &generator.dump())
     }
 
-    /// Counters at the start and end of the measuring, for the stages, and the generator's figures.
+    /// Cycles of the stages while it measures, and the generator's figures.
     fn measure(
         &self,
         generator: &Generator<'_>,
         dataplane: &mut Dataplane<'_>,
     ) -> Result<(Vec<(String, f64)>, Stats)> {
         let Times { warm, secs } = self.setup.times;
-        let mut window = None;
+        let mut seen = Vec::new();
         if self.setup.stages {
             std::thread::sleep(Duration::from_secs_f64(warm + secs * 0.1));
-            let first = dataplane.counters()?;
-            std::thread::sleep(Duration::from_secs_f64(secs * 0.8));
-            window = Some((first, dataplane.counters()?));
+            let end = Instant::now() + Duration::from_secs_f64(secs * 0.8);
+            while Instant::now() < end {
+                seen.push(dataplane.counters()?);
+                std::thread::sleep(STAGE_WINDOW);
+            }
         }
         let stats = generator.wait(|| dataplane.assert_alive())?;
-        let stages = window.map_or_else(Vec::new, |(first, last)| stages(&first, &last, &stats));
-        Ok((stages, stats))
+        Ok((stages(&seen, &stats), stats))
     }
 
     fn configure(&self, devices: &[String; 2]) -> Result<()> {
@@ -373,24 +379,36 @@ fn drops(before: &Counters, after: &Counters) -> String {
     }
 }
 
-/// Core cycles per transmitted packet of each `stage_NAME_cycles`, which count in TSC.
-fn stages(first: &Counters, last: &Counters, stats: &Stats) -> Vec<(String, f64)> {
-    let packets = last.get("tx").saturating_sub(first.get("tx")).max(1);
-    let wraps = stats.wraps(first.get("rx"), last.get("rx"));
-    let sealing = wraps as f64 * stats.seal_tsc * stats.ratio / packets as f64;
-    let rows = last.rows.iter().filter_map(|row| {
+/// Core cycles per transmitted packet of each `stage_NAME_cycles`, which count in TSC: of each the median of
+/// the times between two looks, as `net` is that of windows, so that a lost core does not count in either.
+fn stages(seen: &[Counters], stats: &Stats) -> Vec<(String, f64)> {
+    let windows = || seen.windows(2).filter(|pair| counts(&pair[0], &pair[1], stats));
+    let rows = seen.first().map_or(&[][..], |first| &first.rows);
+    let stages = rows.iter().filter_map(|row| {
         let name = row.name.strip_prefix("stage_")?.strip_suffix("_cycles")?;
-        let cycles = row.value.saturating_sub(first.get(&row.name));
-        let cycles = cycles as f64 * stats.ratio / packets as f64;
         // The generator works inside of these two.
         let generator = match name {
-            "rx" => stats.rx + sealing,
+            "rx" => stats.rx,
             "tx" => stats.tx,
             _ => 0.0,
         };
-        Some((name.to_owned(), cycles - generator))
+        let cycles = windows().map(|pair| {
+            let packets = pair[1].get("tx") - pair[0].get("tx");
+            let cycles = pair[1].get(&row.name).saturating_sub(pair[0].get(&row.name));
+            cycles as f64 * stats.ratio / packets as f64
+        });
+        let spread = Spread::of(cycles)?;
+        Some((name.to_owned(), spread.median - generator))
     });
-    rows.collect()
+    stages.collect()
+}
+
+/// Whether packets went through, and neither was everything sealed again meanwhile nor right before: that
+/// is no time of the dataplane's, and its cache is cold then.
+fn counts(first: &Counters, last: &Counters, stats: &Stats) -> bool {
+    let (from, to) = (first.get("rx"), last.get("rx"));
+    let sealed = stats.seal_tsc > 0.0 && stats.wraps(from.saturating_sub(COLD_PACKETS), to) > 0;
+    last.get("tx") > first.get("tx") && !sealed
 }
 
 /// How often a packet took so long.
@@ -443,11 +461,23 @@ mod tests {
     #[test]
     fn stages_are_core_cycles_without_the_generator() {
         let text = r#"{"net":1,"net_p10":1,"gross":1,"rx":30,"tx":20,"windows":1,"clean":1,
-            "tx_pps":1,"frames":1000,"ring":24,"seal_tsc":4000,"ratio":1.5,"core_ghz":1,"rx_pkts":1,"tx_pkts":1}"#;
+            "tx_pps":1,"frames":100000,"ring":24,"seal_tsc":4000,"ratio":1.5,"core_ghz":1,"rx_pkts":1,"tx_pkts":1}"#;
         let stats: Stats = serde_json::from_str(text).unwrap();
-        let (first, last) = (counters(100, 50, 10), counters(300, 12_050, 20_010));
-        let expected = [("rx".to_owned(), 30.0), ("crypto".to_owned(), 150.0)];
-        assert_eq!(stages(&first, &last, &stats), expected);
+        let seen = [
+            counters(40_100, 50, 10),
+            counters(40_300, 12_050, 20_010),
+            // Nothing was sent.
+            counters(40_300, 99_999, 99_999),
+            // The core was lost: the median is of the other two.
+            counters(40_400, 999_999, 999_999),
+            counters(40_600, 1_011_999, 1_019_999),
+            // Everything was sealed again, then the cache was cold.
+            counters(100_600, 9_999_999, 9_999_999),
+            counters(110_600, 99_999_999, 99_999_999),
+        ];
+        let expected = [("rx".to_owned(), 60.0), ("crypto".to_owned(), 150.0)];
+        assert_eq!(stages(&seen, &stats), expected);
+        assert_eq!(stages(&seen[..1], &stats), []);
     }
 
     #[test]
