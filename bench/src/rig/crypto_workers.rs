@@ -41,11 +41,13 @@ pub(crate) fn run(
     for pair in report.cells.chunks(2) {
         if let [alone, lending] = pair
             && let (Some(a), Some(b)) = (alone.pps, lending.pps)
+            && let (Some(net), Some(left)) = (alone.median(), lending.median())
         {
             println!(
-                "{:<30} {:.2} times as many packets",
+                "{:<30} {:.2} times as many packets, {:.2} times by the worker's net cycles",
                 alone.cell.to_string(),
-                b.median / a.median
+                b.median / a.median,
+                net / left,
             );
         }
     }

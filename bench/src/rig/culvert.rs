@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, setpriority_process};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::cell::{Cell, Family, Way};
 use super::generator::{Generator, Stats, Times};
@@ -204,9 +204,7 @@ impl Bench {
         link.install(&of_traffic)?;
         std::thread::sleep(MIRRORING);
         self.place(dataplane.pid())?;
-        let mut control = CpuSet::new();
-        control.set(self.setup.control_core);
-        sched_setaffinity(None, &control)?;
+        let _away = Pinned::to(self.setup.control_core)?;
         generator.open_gate()?;
         let result =
             work(&mut link, &self.plan).map_err(|error| format!("{error}{}", self.site.log()))?;
@@ -379,10 +377,33 @@ fn drops(before: &Counters, after: &Counters) -> String {
     }
 }
 
+/// This thread, on one core for as long as this lives: the next dataplane inherits what it may use.
+struct Pinned(CpuSet);
+
+impl Pinned {
+    fn to(core: usize) -> Result<Self> {
+        let before = sched_getaffinity(None)?;
+        let mut only = CpuSet::new();
+        only.set(core);
+        sched_setaffinity(None, &only)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // As it was: that was allowed.
+        let _ = sched_setaffinity(None, &self.0);
+    }
+}
+
 /// Core cycles per transmitted packet of each `stage_NAME_cycles`, which count in TSC: of each the median of
 /// the times between two looks, as `net` is that of windows, so that a lost core does not count in either.
 fn stages(seen: &[Counters], stats: &Stats) -> Vec<(String, f64)> {
-    let windows = || seen.windows(2).filter(|pair| counts(&pair[0], &pair[1], stats));
+    let windows = || {
+        seen.windows(2)
+            .filter(|pair| counts(&pair[0], &pair[1], stats))
+    };
     let rows = seen.first().map_or(&[][..], |first| &first.rows);
     let stages = rows.iter().filter_map(|row| {
         let name = row.name.strip_prefix("stage_")?.strip_suffix("_cycles")?;
@@ -394,7 +415,9 @@ fn stages(seen: &[Counters], stats: &Stats) -> Vec<(String, f64)> {
         };
         let cycles = windows().map(|pair| {
             let packets = pair[1].get("tx") - pair[0].get("tx");
-            let cycles = pair[1].get(&row.name).saturating_sub(pair[0].get(&row.name));
+            let cycles = pair[1]
+                .get(&row.name)
+                .saturating_sub(pair[0].get(&row.name));
             cycles as f64 * stats.ratio / packets as f64
         });
         let spread = Spread::of(cycles)?;
