@@ -213,6 +213,7 @@ pub struct DataplaneStatus {
     pub uptime_s: u64,
     /// Worker threads, one core each.
     pub workers: Vec<WorkerRow>,
+    pub crypto_workers: Vec<CryptoWorkerRow>,
     /// Name of the crypto backend in use.
     pub crypto: String,
     /// Whether memory is in hugepages.
@@ -233,6 +234,13 @@ pub struct WorkerRow {
     pub rx_packets: u64,
     pub tx_packets: u64,
     /// Share of its time with packets, in percent.
+    pub busy_percent: u32,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CryptoWorkerRow {
+    pub core: u32,
+    /// Share of its time with something to do, in percent.
     pub busy_percent: u32,
 }
 

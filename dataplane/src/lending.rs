@@ -10,7 +10,8 @@
 //! only when that turn is over. So no sequence number ever meets another key.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use api::id::SaId;
 use arrayvec::ArrayVec;
@@ -271,6 +272,30 @@ pub fn connect(workers: usize, crypto_workers: usize) -> (Vec<Lender>, Vec<Borro
     (lenders, borrowers)
 }
 
+/// How much of its time a crypto worker works, for whoever wants to know.
+#[derive(Debug, Default)]
+pub struct BusyTime {
+    all_ns: AtomicU64,
+    busy_ns: AtomicU64,
+}
+
+impl BusyTime {
+    fn add(&self, time: Duration, worked: bool) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.all_ns.fetch_add(ns, Ordering::Relaxed);
+        if worked {
+            self.busy_ns.fetch_add(ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Nanoseconds with work, and all since it started.
+    #[must_use]
+    pub fn ns(&self) -> (u64, u64) {
+        let busy = self.busy_ns.load(Ordering::Relaxed);
+        (busy, self.all_ns.load(Ordering::Relaxed))
+    }
+}
+
 /// A thread that does nothing but crypto.
 pub struct CryptoWorker {
     /// Among those that the tables know: behind all workers.
@@ -281,18 +306,24 @@ pub struct CryptoWorker {
     pub borrower: Borrower,
     /// Longest sleep in microseconds; 0 polls without end.
     pub max_latency_us: u32,
+    /// What it says of itself.
+    pub time: Arc<BusyTime>,
 }
 
 impl CryptoWorker {
     /// Works until told to stop, which workers must have been before: they wait for what they lent.
     pub fn run(mut self, stop: &AtomicBool) {
-        let mut idle = Idle::new(self.max_latency_us);
+        let (mut idle, mut last) = (Idle::new(self.max_latency_us), Instant::now());
         while !stop.load(Ordering::Relaxed) {
-            if (0..LOOKS).any(|_| self.help()) {
+            let worked = (0..LOOKS).any(|_| self.help());
+            if worked {
                 idle.busy();
             } else {
                 idle.wait();
             }
+            let now = Instant::now();
+            self.time.add(now - last, worked);
+            last = now;
         }
     }
 

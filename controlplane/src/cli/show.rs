@@ -73,20 +73,28 @@ fn wrong_table() -> Failure {
 }
 
 fn dataplane_status(status: &DataplaneStatus) -> String {
-    let cores: Vec<_> = status
-        .workers
-        .iter()
-        .map(|worker| format!("core {} ({}% busy)", worker.core, worker.busy_percent))
+    let core = |core, busy_percent| format!("core {core} ({busy_percent}% busy)");
+    let workers = status.workers.iter();
+    let workers: Vec<_> = workers
+        .map(|worker| core(worker.core, worker.busy_percent))
         .collect();
+    let crypto = status.crypto_workers.iter();
+    let crypto: Vec<_> = crypto
+        .map(|worker| core(worker.core, worker.busy_percent))
+        .collect();
+    let crypto = match &crypto[..] {
+        [] => String::new(),
+        cores => format!("; crypto workers: {}", cores.join(", ")),
+    };
     format!(
         "dataplane  version {}, pid {}, up {}\n\
-         \x20          workers: {}\n\
+         \x20          workers: {}{crypto}\n\
          \x20          crypto {}, hugepages {}, {} of {} SAs, {} policies, {} routes\n\
          \x20          {}, {}\n",
         status.version,
         status.pid,
         age(status.uptime_s),
-        cores.join(", "),
+        workers.join(", "),
         status.crypto,
         if status.hugepages { "yes" } else { "no" },
         status.sas,

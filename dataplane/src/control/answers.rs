@@ -7,8 +7,8 @@ use api::record::{Action, Direction, SaInfo};
 use api::selector::AddrRange;
 
 use super::admin::rows::{
-    CounterRow, NeighbourRow, PolicyRow, PortRow, RouteRow, SaRow, Spi, Status, Table, TableName,
-    WorkerRow,
+    CounterRow, CryptoWorkerRow, NeighbourRow, PolicyRow, PortRow, RouteRow, SaRow, Spi, Status,
+    Table, TableName, WorkerRow,
 };
 use super::ports::OpenPort;
 use super::run::Control;
@@ -46,7 +46,15 @@ impl Control<'_> {
                 core: u32::try_from(*core).unwrap_or(u32::MAX),
                 rx_packets: totals.get(Counter::Rx),
                 tx_packets: totals.get(Counter::Tx),
-                busy_percent: busy_percent(&totals),
+                busy_percent: percent(totals.get(Counter::BusyCycles), totals.get(Counter::Cycles)),
+            }
+        });
+        let crypto_workers = self.cores.crypto.iter().zip(&self.crypto_times);
+        let crypto_workers = crypto_workers.map(|(core, time)| {
+            let (busy_ns, all_ns) = time.ns();
+            CryptoWorkerRow {
+                core: u32::try_from(*core).unwrap_or(u32::MAX),
+                busy_percent: percent(busy_ns, all_ns),
             }
         });
         Status {
@@ -54,6 +62,7 @@ impl Control<'_> {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             workers: workers.collect(),
+            crypto_workers: crypto_workers.collect(),
             crypto: crypto::tier().to_string(),
             hugepages: self.hugepages,
             ike_connected: self.contract.is_connected(),
@@ -238,11 +247,10 @@ fn direction(direction: Direction) -> String {
     }
 }
 
-/// Of a worker's time since it started, that with packets.
-fn busy_percent(totals: &Totals) -> u32 {
-    let percent = u128::from(totals.get(Counter::BusyCycles)) * 100;
-    let all = u128::from(totals.get(Counter::Cycles)).max(1);
-    u32::try_from(percent / all).unwrap_or(100)
+/// Of a worker's time since it started, that with something to do.
+fn percent(busy: u64, all: u64) -> u32 {
+    let percent = u128::from(busy) * 100 / u128::from(all).max(1);
+    u32::try_from(percent).unwrap_or(100)
 }
 
 /// One side of a selector as swanctl writes it: `10.1.0.0/24[udp/7000]`.

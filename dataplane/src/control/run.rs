@@ -24,6 +24,7 @@ use super::ports::OpenPort;
 use super::sequences::{SequenceError, Sequences};
 use super::start;
 use super::workers::{Cores, Workers};
+use crate::lending::BusyTime;
 use crate::state::State;
 use crate::tables::fib::{Neighbours, Route};
 use crate::tables::writer::TablesWriter;
@@ -41,6 +42,8 @@ pub(super) struct Control<'a> {
     pub(super) started: Instant,
     pub(super) hugepages: bool,
     pub(super) cores: Cores,
+    /// By crypto worker.
+    pub(super) crypto_times: Vec<Arc<BusyTime>>,
     pub(super) ports: Vec<OpenPort>,
     pub(super) state: Arc<State>,
     pub(super) writer: TablesWriter,

@@ -75,6 +75,10 @@ pub(super) fn start(
         started: now,
         hugepages: eal.has_huge_pages(),
         cores,
+        crypto_times: crypto_workers
+            .iter()
+            .map(|worker| Arc::clone(&worker.time))
+            .collect(),
         ports,
         state,
         writer,
@@ -224,6 +228,7 @@ fn lend(
         tables: Arc::clone(writer.tables()),
         borrower,
         max_latency_us: max_latency_us(config),
+        time: Arc::default(),
     });
     (parts, crypto_workers.collect())
 }

@@ -57,6 +57,7 @@ pub struct Status {
     pub pid: u32,
     pub uptime_s: u64,
     pub workers: Vec<WorkerRow>,
+    pub crypto_workers: Vec<CryptoWorkerRow>,
     /// Name of the crypto backend in use.
     pub crypto: String,
     pub hugepages: bool,
@@ -77,6 +78,14 @@ pub struct WorkerRow {
     pub rx_packets: u64,
     pub tx_packets: u64,
     /// Share of its time since it started in which it had packets, in percent.
+    pub busy_percent: u32,
+}
+
+/// One crypto worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CryptoWorkerRow {
+    pub core: u32,
+    /// Share of its time since it started in which it had something to do, in percent.
     pub busy_percent: u32,
 }
 

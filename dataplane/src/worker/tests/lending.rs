@@ -16,6 +16,8 @@ use crate::tables::Tables;
 /// A full burst, and what is counted of it.
 const BURST: u16 = 64;
 const PACKETS: u64 = 64;
+/// Bursts without a loan when a crypto worker was late the first time.
+const RESTS: usize = 64;
 const SHAPE: TunnelShape = TunnelShape {
     window_bits: 256,
     ..TunnelShape::USUAL
@@ -270,4 +272,11 @@ fn a_crypto_worker_that_is_waited_for_too_long_gets_no_more_for_a_while() {
     a.receive(INSIDE, &burst[0]);
     assert_eq!(a.count(Counter::Lent), PACKETS, "it rests");
     assert_eq!(sequences(&sent(&mut a, OUTSIDE)), Vec::from_iter(1..=128));
+    for _ in 1..RESTS {
+        a.receive(INSIDE, &burst[0]);
+        assert_eq!(sent(&mut a, OUTSIDE).len(), usize::from(BURST));
+    }
+    assert_eq!(a.count(Counter::Lent), PACKETS, "it rests");
+    a.receive(INSIDE, &burst[0]);
+    assert_eq!(a.count(Counter::Lent), 2 * PACKETS, "it is tried again");
 }

@@ -55,6 +55,7 @@ impl Side {
             tables: Arc::clone(gateway.writer.tables()),
             borrower,
             max_latency_us: 50,
+            time: Arc::default(),
         };
         let crypto_workers = borrowers.into_iter().map(crypto_worker).collect();
         let mut rings = Rings::take();
