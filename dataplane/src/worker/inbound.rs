@@ -395,27 +395,18 @@ impl Inner {
         Ok(Self { family, len })
     }
 
-    /// Strips the outer headers: what is left is an Ethernet header, with the addresses that the frame
-    /// came with, and the inner packet, as if it had come in by a port of the child's VRF (RFC 4301
-    /// 5.1.2.1, RFC 6040 4.2). Gives an IPv4 packet's addresses.
+    /// Strips the outer headers: what is left is room for an Ethernet header and the inner packet, as if
+    /// it had come in by a port of the child's VRF (RFC 4301 5.1.2.1, RFC 6040 4.2). Gives an IPv4
+    /// packet's addresses.
     #[inline(always)]
     fn strip(&self, lane: &mut Lane<'_>) -> Option<u64> {
         let front = usize::from(lane.esp.0) + CLEAR_BYTES;
         let frame = lane.packet.frame_mut()?;
-        let data = frame.data_mut();
-        let addresses = *data.first_chunk::<12>()?;
-        let (ethernet, packet) = data
-            .get_mut(front..)?
-            .split_first_chunk_mut::<ETHERNET_BYTES>()?;
-        let (to, kind) = ethernet.split_at_mut(addresses.len());
-        to.copy_from_slice(&addresses);
-        kind.copy_from_slice(&ethertype(self.family).to_be_bytes());
-        let hosts = match self.family {
-            Family::V4 => head::both_addresses_v4(packet),
-            Family::V6 => 0,
-        };
         frame.narrow(front, ETHERNET_BYTES + usize::from(self.len))?;
-        Some(hosts)
+        Some(match self.family {
+            Family::V4 => head::both_addresses_v4(frame.get(ETHERNET_BYTES..)?),
+            Family::V6 => 0,
+        })
     }
 }
 
@@ -426,6 +417,27 @@ fn any_len(family: Family, payload: &[u8]) -> Result<u16, DropReason> {
         Ok(head) => Ok(head.total_len),
         Err(_) => Err(DropReason::MalformedInner),
     }
+}
+
+/// Writes the Ethernet header of a stripped packet, with the addresses that its frame came with: what is not
+/// [delivered](Recall::deliver) may go to somebody who looks at them.
+pub(super) fn restore_ethernet(lane: &mut Lane<'_>) -> Result<(), DropReason> {
+    let front = usize::from(lane.esp.0) + CLEAR_BYTES;
+    let kind = match lane.packet.network() {
+        [first, ..] if *first >> 4 == 6 => ethertype(Family::V6),
+        _ => ethertype(Family::V4),
+    };
+    let frame = lane.packet.frame_mut().ok_or(DropReason::Internal)?;
+    let old = frame.prepend(front).and_then(|front| front.first_chunk());
+    let addresses: [u8; 12] = *old.ok_or(DropReason::Internal)?;
+    frame.adj(front).ok_or(DropReason::Internal)?;
+    let header = frame.first_chunk_mut::<ETHERNET_BYTES>();
+    let (to, last) = header
+        .ok_or(DropReason::Internal)?
+        .split_at_mut(addresses.len());
+    to.copy_from_slice(&addresses);
+    last.copy_from_slice(&kind.to_be_bytes());
+    Ok(())
 }
 
 /// The lane's head is that of the inner packet from here on.

@@ -536,6 +536,7 @@ impl Work {
     #[inline(never)]
     fn check_selectors<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
         let passed = flight.stage(set, &mut self.exits, |lane, _| {
+            inbound::restore_ethernet(lane)?;
             inbound::read_inner(lane)?;
             Ok(inbound::check_selectors(view, lane)?)
         });

@@ -1,9 +1,10 @@
-//! One packet of any length: chunks of `W` vectors, the hash of one woven into the AES of another.
+//! Packets of any length, one after the other: chunks of `W` vectors, the hash of one woven into the AES of
+//! another.
 //!
 //! AES and carry-less multiplication keep different pipes busy (Drucker, Gueron and Krasnov, "Making
-//! AES Great Again", 5). Sealing hashes the chunk before, because the ciphertext has to be there;
-//! opening hashes the chunk that it decrypts. The last vectors, up to `W`, are straight-line code for
-//! each count.
+//! AES Great Again", 5). Sealing hashes the chunk before, because the ciphertext has to be there, and the
+//! last one of a packet beside the first one of the next; opening hashes the chunk that it decrypts. The
+//! last vectors, up to `W`, are straight-line code for each count.
 
 use super::each;
 use super::ghash::Product;
@@ -58,7 +59,7 @@ pub(super) unsafe fn long<V: Lanes, const W: usize, const OPEN: bool>(ops: &[*mu
     }
 }
 
-/// `$body` with `$T` the number of vectors that are left of `$work`.
+/// `$body` with `$T` the number of vectors that are left of `$work`, of which there are up to `W`.
 macro_rules! by_vectors {
     ($work:expr, $T:ident => $body:block) => {
         by_vectors!(@ $work, $T, $body, 1 2 3 4 5 6 7 8)
