@@ -80,10 +80,7 @@ pub(super) fn lend<'t>(
     mut loan: Parcel,
 ) -> Wait {
     let mut asked = Set::default();
-    for number in set {
-        let Some(lane) = flight.lanes.get_mut(number) else {
-            continue;
-        };
+    flight.each(set, |number, lane| {
         let mut ops = Ops::new();
         let prepared = preparation.prepare(lane, exits, &mut ops);
         let payload = ops.first().map(|op| op.payload().as_ptr_range());
@@ -96,7 +93,7 @@ pub(super) fn lend<'t>(
             }
             Err(exit) => exits.leave(&mut lane.packet, exit),
         }
-    }
+    });
     preparation.end(exits);
     Wait::lent(asked, way, loan)
 }

@@ -211,6 +211,16 @@ impl<'t> Flight<'t> {
         (self.esp, self.flows, self.clear) = Default::default();
     }
 
+    /// Does a step for the lanes of a set, in order.
+    #[inline(always)]
+    pub(super) fn each(&mut self, set: Set, mut step: impl FnMut(usize, &mut Lane<'t>)) {
+        for number in set {
+            if let Some(lane) = self.lanes.get_mut(number) {
+                step(number, lane);
+            }
+        }
+    }
+
     /// Runs a stage over the lanes of a set, in order: those that it refuses leave by the exit it
     /// names. Gives the others.
     #[inline(always)]
@@ -221,16 +231,11 @@ impl<'t> Flight<'t> {
         mut step: impl FnMut(&mut Lane<'t>, &mut Exits) -> Result<(), Exit>,
     ) -> Set {
         let mut passed = Set::default();
-        for number in set {
-            let Some(lane) = self.lanes.get_mut(number) else {
-                continue;
-            };
-            match step(lane, exits) {
-                Ok(()) => passed.insert(number),
-                Err(Exit::Transmit(port)) => exits.send(&mut lane.packet, port),
-                Err(exit) => exits.leave(&mut lane.packet, exit),
-            }
-        }
+        self.each(set, |number, lane| match step(lane, exits) {
+            Ok(()) => passed.insert(number),
+            Err(Exit::Transmit(port)) => exits.send(&mut lane.packet, port),
+            Err(exit) => exits.leave(&mut lane.packet, exit),
+        });
         passed
     }
 }

@@ -410,19 +410,15 @@ impl Work {
     fn recall_tunnels<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>) -> Set {
         let Self { exits, recall, .. } = self;
         let (mut known, mut missed, mut last) = (Set::default(), Set::default(), SaId(0));
-        for number in flight.flows {
-            let Some(lane) = flight.lanes.get_mut(number) else {
-                continue;
-            };
+        flight.each(flight.flows, |number, lane| {
             if !recall.tunnel(view, lane) {
-                missed.insert(number);
-                continue;
+                return missed.insert(number);
             }
             match outbound::choose_sa(view, lane, exits, &mut last) {
                 Ok(()) => known.insert(number),
                 Err(exit) => exits.leave(&mut lane.packet, exit),
             }
-        }
+        });
         Recall::count(exits, flight.flows.without(missed).len(), missed.len());
         if !missed.is_empty() {
             self.sort_missed(view, flight, missed);
@@ -432,23 +428,21 @@ impl Work {
 
     #[cold]
     fn sort_missed<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, missed: Set) {
-        let mut arrival = Arrival::default();
-        for number in missed {
-            let Some(lane) = flight.lanes.get_mut(number) else {
-                continue;
-            };
+        let (mut esp, mut clear, mut arrival) = (flight.esp, flight.clear, Arrival::default());
+        flight.each(missed, |number, lane| {
             match classify::to_station(lane, &mut arrival, &view.snapshot.locals) {
                 Ok(Sorted::Esp) => {
                     inbound::announce(view, lane);
-                    flight.esp.insert(number);
+                    esp.insert(number);
                 }
-                Ok(Sorted::Clear) => flight.clear.insert(number),
+                Ok(Sorted::Clear) => clear.insert(number),
                 other => {
                     let exit = exit_of(lane.port(), other);
                     self.exits.leave(&mut lane.packet, exit);
                 }
             }
-        }
+        });
+        (flight.esp, flight.clear) = (esp, clear);
     }
 
     #[inline(never)]
@@ -520,15 +514,10 @@ impl Work {
     fn deliver<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) -> Set {
         let Self { exits, recall, .. } = self;
         let mut rest = Set::default();
-        for number in set {
-            let Some(lane) = flight.lanes.get_mut(number) else {
-                continue;
-            };
-            match recall.deliver(view, lane) {
-                Some(port) => exits.send(&mut lane.packet, port),
-                None => rest.insert(number),
-            }
-        }
+        flight.each(set, |number, lane| match recall.deliver(view, lane) {
+            Some(port) => exits.send(&mut lane.packet, port),
+            None => rest.insert(number),
+        });
         self.done(Counter::StageLookup, rest)
     }
 
@@ -616,18 +605,13 @@ impl Work {
 
     #[inline(never)]
     fn depart<'t>(&mut self, view: &View<'t>, flight: &mut Flight<'t>, set: Set) {
-        for number in set {
-            let Some(lane) = flight.lanes.get_mut(number) else {
-                continue;
-            };
-            match lane.egress {
-                Some(port) if !lane.unfinished => self.exits.send(&mut lane.packet, port),
-                _ => {
-                    let exit = outbound::depart(view, lane);
-                    self.exits.leave(&mut lane.packet, exit);
-                }
+        flight.each(set, |_, lane| match lane.egress {
+            Some(port) if !lane.unfinished => self.exits.send(&mut lane.packet, port),
+            _ => {
+                let exit = outbound::depart(view, lane);
+                self.exits.leave(&mut lane.packet, exit);
             }
-        }
+        });
     }
 
     /// What waits for the ports leaves.
