@@ -53,22 +53,32 @@ pub(super) struct Found<'t> {
     window: Window<'t>,
 }
 
+/// The SA of the last packet, and how many times it was another one.
+#[derive(Default)]
+pub(super) struct Last<'t> {
+    found: Option<Found<'t>>,
+    pub(super) runs: u64,
+}
+
 /// Finds the SA by protocol, SPI, local address, VRF and encapsulation (RFC 4301 4.1). A packet of
 /// another worker's SA goes there before anything is counted.
 #[inline(always)]
 pub(super) fn look_up<'t>(
     view: &View<'t>,
     lane: &mut Lane<'t>,
-    last: &mut Option<Found<'t>>,
+    last: &mut Last<'t>,
 ) -> Result<(), Exit> {
     let (spi, low) = asked(lane);
     lane.sequence = low.into();
     // A static SA is named by its address too.
-    let known = last.filter(|last| last.sa.spi == spi && !last.sa.id.is_static());
+    let known = last
+        .found
+        .filter(|last| last.sa.spi == spi && !last.sa.id.is_static());
     let Some(found) = known else {
         let found = find(view, lane, spi)?;
         announce_more(lane, &found);
-        *last = Some(found);
+        last.found = Some(found);
+        last.runs += 1;
         return found.board(view, lane);
     };
     found.board(view, lane)

@@ -31,13 +31,20 @@ const SA_LINE: usize = 1;
 /// Cache lines in front of a frame that outer headers will be written to.
 const ROOM_LINES: usize = 1;
 
+/// The SA of the last packet, and how many times it was another one.
+#[derive(Default)]
+pub(super) struct Last {
+    id: Option<SaId>,
+    pub(super) runs: u64,
+}
+
 /// Finds the number of the child's SA, and asks for what it needs. Without one IKE is asked.
 #[inline(always)]
 pub(super) fn choose_sa(
     view: &View<'_>,
     lane: &mut Lane<'_>,
     exits: &mut Exits,
-    last: &mut SaId,
+    last: &mut Last,
 ) -> Result<(), Exit> {
     let Some(id) = view.tables.active(lane.child) else {
         acquire(view, lane, exits);
@@ -47,12 +54,13 @@ pub(super) fn choose_sa(
     if let Some(frame) = lane.packet.frame() {
         frame.prefetch_data(ROOM_LINES, 0);
     }
-    if id != *last {
+    if Some(id) != last.id {
         view.announce(id, SA_LINE);
         if let Some(row) = row(view, id) {
             prefetch(row.newest());
         }
-        *last = id;
+        last.id = Some(id);
+        last.runs += 1;
     }
     Ok(())
 }
