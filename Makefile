@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 .DEFAULT_GOAL := all
-.PHONY: all help deps check test e2e demo interop kernel-peer bench bench-full fuzz soak order loom install clean
+.PHONY: all help deps check test e2e demo interop kernel-peer bench bench-full fuzz soak order loom miri install clean
 
 all: ## build everything in release mode
 	$(CARGO) build --release --workspace
@@ -59,6 +59,10 @@ order: deps ## ten million packets of one SA through two gateways, lent or not: 
 
 loom: ## model-check the shared-memory ring
 	RUSTFLAGS="--cfg loom" $(CARGO) test --quiet --target-dir target/loom -p api --lib ring::
+
+miri: ## the portable crypto under miri, with a nightly compiler that is fetched (three minutes)
+	rustup toolchain install nightly --profile minimal --component miri,rust-src
+	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --quiet --target-dir target/miri -p crypto --lib --test esp_vectors
 
 install: all ## binaries to $(DESTDIR)/usr/local/bin
 	install -D -m 755 -t $(DESTDIR)/usr/local/bin target/release/culvert-dataplane target/release/culvert-ike target/release/culvert
