@@ -20,7 +20,10 @@ use api::side::{DataplaneSide, IkePreparation};
 use culvert_dataplane::port::PortIndex;
 use culvert_dataplane::tables::fib::{Fib, Route, Target};
 use culvert_dataplane::tables::spd::{Decision, Flow, Policies, Ports, Rule};
+use esp::head::Head;
+use esp::ip::Family;
 use esp::replay::{Window, words_for};
+use esp::{checksum, decap, protocol};
 use fastrand::Rng;
 
 use clock::cycles_per_item;
@@ -60,6 +63,7 @@ fn main() -> Result<()> {
         words: words.filter(|word| !word.starts_with('-')).collect(),
     };
     replay(&benches)?;
+    classify(&benches);
     policies(&benches);
     routes(&benches);
     ring(&benches)
@@ -95,6 +99,33 @@ fn replay(benches: &Benches) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// An IPv4 packet of 64 bytes with that protocol and its header's checksum.
+fn packet_v4(protocol: u8) -> [u8; 64] {
+    let mut packet = [7; 64];
+    packet[..20].copy_from_slice(&[
+        0x45, 0, 0, 64, 0, 1, 0, 0, 64, protocol, 0, 0, 10, 8, 0, 1, 10, 16, 0, 1,
+    ]);
+    let sum = checksum::internet(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+/// What a usual frame is, behind its Ethernet header.
+fn classify(benches: &Benches) {
+    let (flow, outer) = (packet_v4(protocol::UDP), packet_v4(protocol::ESP));
+    assert!(Head::plain(Family::V4, &flow).is_some() && decap::usual_esp_v4(&outer).is_some());
+    benches.run("classify, IPv4 with ports", || {
+        for _ in 0..ITEMS {
+            black_box(Head::plain(Family::V4, black_box(&flow)));
+        }
+    });
+    benches.run("classify, ESP over IPv4", || {
+        for _ in 0..ITEMS {
+            black_box(decap::usual_esp_v4(black_box(&outer)));
+        }
+    });
 }
 
 fn far(number: u32) -> IpAddr {
