@@ -129,12 +129,12 @@ impl Work {
         }
         let taken = flight.lanes.len();
         if taken > 0 {
-            for lane in flight.lanes.iter() {
-                if let Some(frame) = lane.packet.frame() {
-                    frame.prefetch_data_to_write(0, HEADER_LINES);
-                }
+            let mut bytes = 0;
+            for frame in flight.lanes.iter().filter_map(|lane| lane.packet.frame()) {
+                frame.prefetch_data_to_write(0, HEADER_LINES);
+                bytes += frame.len() as u64;
             }
-            self.line.press(taken);
+            self.line.press(taken, bytes);
             self.set_out(view, flights, slot);
             self.transmit();
         }

@@ -19,8 +19,10 @@ use crate::memory::prefetch;
 
 /// Flights of a worker that lends: those that wait, and one to board.
 pub(super) const FLIGHTS: usize = 16;
-/// What a flight has at least to be worth the way to another core and back.
+/// What a flight has at least to be worth the way to another core and back, and a burst for one of its flights
+/// to have that.
 const LEND_BYTES: usize = 8 << 10;
+const LEND_BURST_BYTES: u64 = LEND_BYTES as u64;
 
 /// Looks for a loan that has been begun with, some tenth of a millisecond: who takes longer has lost its core.
 const PATIENCE: u32 = 10_000;
@@ -79,6 +81,9 @@ impl Wait {
 /// The flights that wait.
 pub(super) struct Line {
     lender: Option<Lender>,
+    /// This turn lends; what it has seen makes the next one lend.
+    lending: bool,
+    wanted: bool,
     /// There is more to do than the worker can.
     pressed: bool,
     /// Looks for loans since one returned.
@@ -101,6 +106,8 @@ impl Line {
         let slots = if lender.is_some() { FLIGHTS } else { 1 };
         Self {
             lender,
+            lending: false,
+            wanted: false,
             pressed: false,
             looks: 0,
             rest: 0,
@@ -112,16 +119,32 @@ impl Line {
         }
     }
 
-    /// Whether anything is ever lent.
+    /// Begins a turn. It lends if the one before had a full burst of long packets: one that does not costs no more
+    /// than without crypto workers.
     #[inline(always)]
-    pub(super) const fn lends(&self) -> bool {
-        self.lender.is_some()
+    pub(super) const fn begin_turn(&mut self) {
+        self.lending = self.wanted && self.lender.is_some();
+        self.wanted = false;
     }
 
-    /// A burst that was full has another one behind it.
+    /// Lends in this turn, whatever was before.
+    #[cfg(test)]
+    pub(super) const fn lend_now(&mut self) {
+        self.lending = self.lender.is_some();
+    }
+
+    /// Whether this turn lends.
     #[inline(always)]
-    pub(super) const fn press(&mut self, burst: usize) {
-        self.pressed = self.lender.is_some() && burst == BATCH_SIZE && self.rest == 0;
+    pub(super) const fn is_lending(&self) -> bool {
+        self.lending
+    }
+
+    /// A burst that was full has another one behind it. `bytes` are those of all its packets.
+    #[inline(always)]
+    pub(super) const fn press(&mut self, burst: usize, bytes: u64) {
+        let full = burst == BATCH_SIZE;
+        self.wanted |= full && bytes >= LEND_BURST_BYTES;
+        self.pressed = self.lending && full && self.rest == 0;
         self.rest = self.rest.saturating_sub(1);
     }
 

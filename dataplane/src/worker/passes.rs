@@ -137,7 +137,8 @@ impl Work {
     /// A burst of each port, and what other threads have for us, each from end to end. Gives the
     /// number of packets.
     pub(super) fn turn(&mut self, view: &View<'_>) -> usize {
-        if self.line.lends() {
+        self.line.begin_turn();
+        if self.line.is_lending() {
             return self.long_turn(view);
         }
         self.round(view, &mut [Flight::default()])
@@ -177,6 +178,7 @@ impl Work {
         mut behind: impl FnMut(),
     ) {
         let mut flights: [Flight<'_>; FLIGHTS] = std::array::from_fn(|_| Flight::default());
+        self.line.lend_now();
         for batch in bursts {
             self.accept(view, &mut flights, port, batch);
             behind();
@@ -312,14 +314,20 @@ impl Work {
         counts.add(Counter::RxBatches, 1);
         counts.add_port(port.index(), PortCounter::RxPackets, count);
         counts.add_port(port.index(), PortCounter::RxBytes, bytes);
-        self.line.press(batch.len());
+        self.line.press(batch.len(), bytes);
+        // What is lent is to come back soon.
+        let lanes = if self.line.is_lending() {
+            FLIGHT_LANES
+        } else {
+            self.lanes
+        };
         let mut frames = batch.drain();
         while frames.len() > 0 {
             let slot = self.line.slot();
             let Some(flight) = flights.get_mut(slot) else {
                 break;
             };
-            for frame in frames.by_ref().take(self.lanes) {
+            for frame in frames.by_ref().take(lanes) {
                 if flight.board(frame, port, vrf, Origin::Wire).is_none() {
                     self.exits.counts.drop_one(DropReason::Internal);
                 }
@@ -629,13 +637,13 @@ impl Work {
         self.busy = true;
     }
 
-    /// Makes flights that suit what there is: `runs` of packets of one SA. What is lent is to come back soon.
+    /// Makes flights that suit what there is: `runs` of packets of one SA.
     #[inline(always)]
     fn suit_flights(&mut self, runs: u64, packets: Set) {
         if packets.is_empty() {
             return;
         }
-        let few = runs * PACKETS_A_RUN <= packets.len() && !self.line.lends();
+        let few = runs * PACKETS_A_RUN <= packets.len();
         self.lanes = if few { BATCH_SIZE } else { FLIGHT_LANES };
     }
 
