@@ -175,9 +175,15 @@ fn the_admin_socket_answers_in_the_documented_form() {
         return;
     }
     let net = Net::new();
-    let _dataplane = net.start(&net.config(BYPASS));
+    let text = std::fs::read_to_string(net.config(BYPASS)).unwrap();
+    let with = "[dataplane]\ncrypto_workers = 1";
+    let config = net.write("crypto.toml", &text.replacen("[dataplane]", with, 1));
+    let _dataplane = net.start(&config);
     assert!(net.reaches("a", "10.2.0.2"));
     let status = net.admin("status").unwrap();
+    let crypto = status["crypto_workers"].as_array().unwrap();
+    assert_eq!(crypto.len(), 1);
+    assert!(crypto[0]["core"].is_u64() && crypto[0]["busy_percent"].is_u64());
     assert_eq!(status["committed"], true);
     assert_eq!(status["ike_connected"], false);
     assert_eq!(status["workers"].as_array().unwrap().len(), 1);

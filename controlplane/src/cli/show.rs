@@ -439,3 +439,30 @@ fn neighbours(rows: &[crate::admin::NeighbourRow]) -> String {
     }
     table.render("no neighbours")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::{CryptoWorkerRow, WorkerRow};
+
+    #[test]
+    fn crypto_workers_stand_behind_the_workers_if_there_are_any() {
+        let worker = |core, busy_percent| WorkerRow {
+            core,
+            busy_percent,
+            ..WorkerRow::default()
+        };
+        let mut status = DataplaneStatus {
+            workers: vec![worker(1, 7), worker(2, 0)],
+            ..DataplaneStatus::default()
+        };
+        let workers = "workers: core 1 (7% busy), core 2 (0% busy)";
+        assert!(dataplane_status(&status).contains(&format!("{workers}\n")));
+        status.crypto_workers.push(CryptoWorkerRow {
+            core: 3,
+            busy_percent: 12,
+        });
+        let both = format!("{workers}; crypto workers: core 3 (12% busy)\n");
+        assert!(dataplane_status(&status).contains(&both));
+    }
+}
